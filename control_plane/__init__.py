@@ -1,0 +1,1 @@
+"""The control plane: devices, models, releases, rollouts."""

@@ -1,0 +1,1 @@
+"""Rules of the plane: pure, no I/O."""

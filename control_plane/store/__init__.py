@@ -1,0 +1,1 @@
+"""Where the plane keeps what it knows: a port, and its implementations."""

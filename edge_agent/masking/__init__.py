@@ -1,0 +1,1 @@
+"""Masking: pictures in, masked pictures out. Pure but for numpy and cv2."""

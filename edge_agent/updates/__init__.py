@@ -1,0 +1,1 @@
+"""Updates: desired state becomes this device's state, or is refused with a reason."""

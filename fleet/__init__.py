@@ -1,0 +1,4 @@
+"""The SDK and the command line.
+
+``from fleet import MaskingClient``
+"""

@@ -1,0 +1,1 @@
+"""How every maskfleet process speaks gRPC: channels, servers, and errors as statuses."""

@@ -1,0 +1,1 @@
+"""The compiler: a model version becomes a verified engine for a target."""

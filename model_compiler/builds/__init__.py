@@ -1,0 +1,1 @@
+"""Builds: one module a backend."""
