@@ -118,7 +118,7 @@ def _read(path: Path) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        return tomllib.loads(path.read_text())
+        return dict(tomllib.loads(path.read_text()))
     except OSError as error:
         raise InvalidInputError(f"{path} cannot be read ({error.strerror})", remedy="check --config") from None
     except ValueError as error:

@@ -34,7 +34,8 @@ class DataDir:
         """Makes the directory where it is missing, locks it and checks its format.
 
         Raises:
-            PreconditionError: another process holds it, it belongs to another kind of process, or a newer version wrote it.
+            PreconditionError: another process holds it, it belongs to another kind of
+                process, or a newer version wrote it.
             OutputError: it cannot be written.
         """
         try:
@@ -87,10 +88,10 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            Path(temporary).unlink()
         raise
     sync_directory(path.parent)
 

@@ -34,8 +34,8 @@ class TensorSpec:
 class Preprocessing:
     """From a picture (uint8, H×W×3, BGR) to the engine's input (float32, 1×3×h×w).
 
-    ``(pixel − mean) · scale`` after resizing by letterbox: the picture keeps its shape, its top left corner stays, and the
-    rest is filled with zeros (before normalisation).
+    ``(pixel − mean) · scale`` after resizing by letterbox: the picture keeps its shape, its top left corner stays, and
+    the rest is filled with zeros (before normalisation).
 
     Attributes:
         rgb: channels are red, green, blue; otherwise blue, green, red.
@@ -200,7 +200,8 @@ def input_size(spec: DecoderSpec, fixed: tuple[int, int] | None, width: int, hei
         height: asked for, in pixels; 0 for the default.
 
     Raises:
-        InvalidInputError: the size is no multiple of the stride, out of range, or not the one that the graph is made for.
+        InvalidInputError: the size is no multiple of the stride, out of range, or not the one that the graph is
+            made for.
     """
     default = fixed or spec.default_size
     size = (width or default[0], height or default[1])

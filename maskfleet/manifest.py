@@ -140,8 +140,8 @@ class EngineEntry:
         backend: the runtime, as ``onnxruntime`` or ``tensorrt-rtx``.
         runtime_version: the version that it was built with.
         precision: ``fp32`` or ``fp16``.
-        verified_on: ``engine`` where the engine itself passed the gate, ``prepared-onnx`` where only the model that it is
-            built from could be run.
+        verified_on: ``engine`` where the engine itself passed the gate, ``prepared-onnx`` where only the model that it
+            is built from could be run.
     """
 
     target: str
@@ -199,7 +199,7 @@ class Manifest:
             values = json.loads(payload)
             engines = tuple(_built(EngineEntry, entry) for entry in values["engines"])
             policy = MaskPolicy.from_json(values["policy"])
-            manifest = _built(cls, {**values, "engines": engines, "policy": policy})
+            manifest: Manifest = _built(cls, {**values, "engines": engines, "policy": policy})
             for entry in engines:
                 check_digest(entry.digest)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -219,7 +219,8 @@ class Manifest:
             if target in by_target:
                 return by_target[target]
         raise UnsupportedError(
-            f"release {self.release_id} has engines for {', '.join(by_target)}; this device runs {', '.join(targets) or 'none'}",
+            f"release {self.release_id} has engines for {', '.join(by_target)}; "
+            f"this device runs {', '.join(targets) or 'none'}",
             remedy=f"make a release with --target {targets[0] if targets else 'ort-cpu'}",
         )
 
@@ -252,9 +253,10 @@ class Assignment:
             IntegrityError: a field is missing or wrong.
         """
         try:
-            return _built(cls, json.loads(payload))
+            assignment: Assignment = _built(cls, json.loads(payload))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"an assignment cannot be read ({error})") from None
+        return assignment
 
 
 def release_digest(manifest_payload: bytes) -> str:

@@ -72,14 +72,14 @@ class Translating(grpc.ServerInterceptor):
             with correlated(value):
                 try:
                     return behaviour(request, context)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001  # the edge of the process: everything becomes a status
                     _abort(context, error)
 
         def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with correlated(value):
                 try:
                     yield from behaviour(request, context)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001  # the edge of the process: everything becomes a status
                     _abort(context, error)
 
         return _replaced(handler, stream if handler.response_streaming else unary)
@@ -109,7 +109,7 @@ class TranslatingAio(grpc.aio.ServerInterceptor):
             with correlated(value):
                 try:
                     return await behaviour(request, context)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001  # the edge of the process: everything becomes a status
                     await _abort_aio(context, error)
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
@@ -117,7 +117,7 @@ class TranslatingAio(grpc.aio.ServerInterceptor):
                 try:
                     async for response in behaviour(request, context):
                         yield response
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001  # the edge of the process: everything becomes a status
                     await _abort_aio(context, error)
 
         return _replaced(handler, stream if handler.response_streaming else unary)
@@ -161,7 +161,7 @@ def make_server(
     return grpc.server(
         futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="rpc"),
         options=options(max_message_bytes),
-        interceptors=(Translating(), *interceptors),
+        interceptors=[Translating(), *interceptors],
     )
 
 
@@ -169,7 +169,7 @@ def make_aio_server(
     *, max_message_bytes: int, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
 ) -> grpc.aio.Server:
     """A server for asyncio."""
-    return grpc.aio.server(options=options(max_message_bytes), interceptors=(TranslatingAio(), *interceptors))
+    return grpc.aio.server(options=options(max_message_bytes), interceptors=[TranslatingAio(), *interceptors])
 
 
 def add_standard_services(server: Any, services: Sequence[str]) -> Health:
