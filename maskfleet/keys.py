@@ -21,7 +21,8 @@ def load_or_make(path: Path) -> Ed25519PrivateKey:
     """The key in a file; a fresh one, mode 0600, where there is no file.
 
     Raises:
-        PreconditionError: others may read the file, or it is no key. A new key would be a new identity, so none is made.
+        PreconditionError: others may read the file, or it is no key. None is made in its place:
+            a new key would be a new identity.
     """
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
