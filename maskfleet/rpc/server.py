@@ -36,6 +36,20 @@ class Health:
             self.servicer.set(service, word)
 
 
+class AioHealth:
+    """The same for a server of asyncio, made by :func:`add_standard_services_aio`."""
+
+    def __init__(self, services: Sequence[str]) -> None:
+        self.servicer = health.aio.HealthServicer()
+        self._services = ("", *services)
+
+    async def set(self, *, serving: bool) -> None:
+        """Says SERVING or NOT_SERVING."""
+        word = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in self._services:
+            await self.servicer.set(service, word)
+
+
 def _correlation(details: Any) -> str:
     for key, value in details or ():
         if key == CORRELATION_KEY:
@@ -100,8 +114,8 @@ class TranslatingAio(grpc.aio.ServerInterceptor):
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
+        if handler is None or not handler_call_details.method.startswith("/maskfleet."):
+            return handler  # health and reflection are written in another manner and raise none of our errors
         behaviour = _behaviour(handler)
         value = _correlation(handler_call_details.invocation_metadata)
 
@@ -172,9 +186,18 @@ def make_aio_server(
     return grpc.aio.server(options=options(max_message_bytes), interceptors=[TranslatingAio(), *interceptors])
 
 
-def add_standard_services(server: Any, services: Sequence[str]) -> Health:
-    """Adds health and reflection for the named services, to either kind of server."""
+def add_standard_services(server: grpc.Server, services: Sequence[str]) -> Health:
+    """Adds health and reflection for the named services, to a server of threads."""
     state = Health(services)
+    health_pb2_grpc.add_HealthServicer_to_server(state.servicer, server)
+    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return state
+
+
+async def add_standard_services_aio(server: grpc.aio.Server, services: Sequence[str]) -> AioHealth:
+    """:func:`add_standard_services` for a server of asyncio, which the other kind's health servicer does not suit."""
+    state = AioHealth(services)
+    await state.set(serving=False)
     health_pb2_grpc.add_HealthServicer_to_server(state.servicer, server)
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return state

@@ -11,7 +11,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from maskfleet.errors import BadFrameError, InvalidInputError, NoEngineError, UnavailableError
 from maskfleet.logs import correlated, correlation_id
 from maskfleet.rpc.channel import connect, connect_aio, metadata
-from maskfleet.rpc.server import add_standard_services, bind, check_listen, make_aio_server, make_server
+from maskfleet.rpc.server import (
+    add_standard_services,
+    add_standard_services_aio,
+    bind,
+    check_listen,
+    make_aio_server,
+    make_server,
+)
 from maskfleet.rpc.status import from_rpc_error
 from maskfleet.v1 import masking_pb2, masking_service_pb2, masking_service_pb2_grpc
 
@@ -144,3 +151,20 @@ def test_other_machines_are_let_in_only_when_told(address: str) -> None:
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(InvalidInputError, match="is no address"):
         check_listen(address, allow_remote=True)
+
+
+async def test_health_of_an_asyncio_server_answers_and_can_be_watched() -> None:
+    server = make_aio_server(max_message_bytes=1 << 20)
+    health = await add_standard_services_aio(server, [SERVICE])
+    where = bind(server, "127.0.0.1:0")
+    await server.start()
+    async with connect_aio(where) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watched = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=10)
+        assert (await watched.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await health.set(serving=True)
+        assert (await watched.read()).status == health_pb2.HealthCheckResponse.SERVING
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        watched.cancel()
+    await server.stop(None)
