@@ -1,0 +1,140 @@
+"""What is to be built, as a value, and the names under which results are kept.
+
+Two keys, both SHA-256 over canonical JSON:
+
+- :func:`cache_key` over what the engine is made of: prepared ONNX, target, precision, tools, gate. It names a result.
+- :meth:`BuildSpec.recipe` over what goes in, before anything is computed: the source file's digest and everything that
+  preparing does with it. It finds a cache key again without loading the model.
+
+Engines differ from build to build even with equal inputs, so no key is ever made of an engine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from maskfleet.decoding import decoder_spec
+from maskfleet.errors import InvalidInputError
+from maskfleet.ids import check_digest
+from maskfleet.policy import MaskPolicy
+from model_compiler.targets import target
+
+
+@dataclasses.dataclass(frozen=True)
+class Margins:
+    """How far an engine may be from its model.
+
+    Attributes:
+        min_cosine: least cosine between an output and the fp32 model's, over the whole evaluation set.
+        max_error: largest difference of one value, as a share of the largest value in the fp32 model's output.
+        min_recall: least share of the fp32 model's detections that are found again.
+        max_extra: most detections that the fp32 model does not have, as a share of those that it has.
+        match_iou: intersection over union from which two boxes are the same face.
+        min_mean_iou: least mean intersection over union of the boxes that are the same.
+    """
+
+    min_cosine: float = 0.995
+    max_error: float = 0.1
+    min_recall: float = 0.98
+    max_extra: float = 0.05
+    match_iou: float = 0.5
+    min_mean_iou: float = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildSpec:
+    """One model version for one target.
+
+    Attributes:
+        model_digest: of the source ONNX file.
+        decoder: name of the decoder.
+        target: name of the target.
+        precision: ``fp32`` or ``fp16``.
+        width: of the input, in pixels; 0 for the default.
+        height: of the input, in pixels; 0 for the default.
+        min_confidence: at which detections are compared: the policy's own.
+        nms_iou: likewise.
+        margins: of the gate.
+
+    Raises:
+        UnknownTargetError: there is no such target.
+        InvalidInputError: another field is wrong.
+    """
+
+    model_digest: str
+    decoder: str
+    target: str
+    precision: str = "fp32"
+    width: int = 0
+    height: int = 0
+    min_confidence: float = MaskPolicy.min_confidence
+    nms_iou: float = MaskPolicy.nms_iou
+    margins: Margins = Margins()
+
+    def __post_init__(self) -> None:
+        check_digest(self.model_digest)
+        decoder_spec(self.decoder)
+        if self.precision not in target(self.target).precisions:
+            raise InvalidInputError(
+                f"target {self.target} has no precision {self.precision!r}",
+                remedy=f"use one of {', '.join(target(self.target).precisions)}",
+            )
+        if self.width < 0 or self.height < 0:
+            raise InvalidInputError(
+                f"input size {self.width}x{self.height} is negative", remedy="give pixels, or 0 for the default"
+            )
+        MaskPolicy(min_confidence=self.min_confidence, nms_iou=self.nms_iou)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> BuildSpec:
+        """The spec that :meth:`to_json` wrote."""
+        return cls(**{**values, "margins": Margins(**values["margins"])})
+
+    def recipe(self, versions: Mapping[str, str], evaluation_digest: str) -> str:
+        """The key of what goes in.
+
+        Args:
+            versions: tools with their versions.
+            evaluation_digest: of the frames that the gate looks at.
+        """
+        return _key({"spec": self.to_json(), **_surroundings(versions, evaluation_digest)})
+
+
+def cache_key(spec: BuildSpec, prepared_digest: str, versions: Mapping[str, str], evaluation_digest: str) -> str:
+    """The key of a result.
+
+    Args:
+        spec: what is built; the source file and the size count only through the prepared model.
+        prepared_digest: of the prepared ONNX file.
+        versions: tools with their versions.
+        evaluation_digest: of the frames that the gate looks at.
+    """
+    config = {k: v for k, v in spec.to_json().items() if k not in ("model_digest", "width", "height")}
+    return _key({"prepared": prepared_digest, "config": config, **_surroundings(versions, evaluation_digest)})
+
+
+def _surroundings(versions: Mapping[str, str], evaluation_digest: str) -> dict[str, Any]:
+    return {"versions": dict(versions), "compiler": compiler_revision(), "evaluation": evaluation_digest}
+
+
+@functools.cache
+def compiler_revision() -> str:
+    """Digest of the compiler's own sources: a changed compiler never serves what an older one built."""
+    state = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        state.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return state.hexdigest()[:16]
+
+
+def _key(values: Mapping[str, Any]) -> str:
+    return "sha256:" + hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
