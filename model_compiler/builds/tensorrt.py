@@ -1,8 +1,8 @@
 """The TensorRT backends, RTX and classic, on one path. The only module of the compiler that imports them.
 
 - The network is strongly typed: precision is what the graph says.
-- TensorRT for RTX builds for compute capabilities that it is told, and needs no GPU; classic TensorRT builds for the GPU
-  at hand. What only one of them has is looked for, not assumed.
+- TensorRT for RTX builds for compute capabilities that it is told, and needs no GPU; classic TensorRT builds for the
+  GPU at hand. What only one of them has is looked for, not assumed.
 - The logger is one for the whole process and a failed build leaves marks: one process a build (see
   :mod:`model_compiler.process`).
 """
@@ -50,37 +50,46 @@ def build(
             f"{backend} cannot be loaded here ({error})",
             remedy="install the rtx extra, or build on a machine that has it",
         ) from None
-    logger, recorder = _logger(trt, log), _recorder(trt)
+    logger, recorder, monitor = _logger(trt, log), _recorder(trt), _monitor(trt, progress, canceled)
     builder = trt.Builder(logger)
-    builder.error_recorder = recorder
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
+    _parse(parser, network, model, backend)
+    config = builder.create_builder_config()
+    _choose_sms(trt, config, sms, backend)
+    config.progress_monitor = monitor
+    # Not before: a network that is made while a recorder is set takes the process down when it dies (RTX 1.7).
+    builder.error_recorder = recorder
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        if canceled():
+            raise CanceledError("the build was canceled")
+        said = " ".join(recorder.texts[0].split())[:300] if recorder.texts else "it gave no reason"
+        raise BuildError(f"{backend} could not build the engine ({said})", remedy="see the build's log")
+    data = bytes(plan)
+    check_plan(data, backend)
+    return data
+
+
+def _parse(parser: Any, network: Any, model: bytes, backend: str) -> None:
     if not parser.parse(model) or parser.num_errors:
         raise _parse_error(backend, [parser.get_error(i) for i in range(parser.num_errors)])
     # Garbage parses as an empty network.
     if not network.num_layers or not network.num_outputs:
         raise BuildError(f"{backend} read an empty network", remedy="give an ONNX file that passes the checker")
-    config = builder.create_builder_config()
-    if hasattr(config, "set_compute_capability"):
-        config.num_compute_capabilities = len(sms)
-        for i, name in enumerate(sms):
-            capability = getattr(trt.ComputeCapability, name, None)
-            if capability is None:
-                raise UnsupportedError(
-                    f"{backend} {trt.__version__} does not build for {name}", remedy="install the version of the target"
-                )
-            config.set_compute_capability(capability, i)
-    monitor = _monitor(trt, progress, canceled)
-    config.progress_monitor = monitor
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        if canceled():
-            raise CanceledError("the build was canceled")
-        said = recorder.texts[0] if recorder.texts else "it gave no reason"
-        raise BuildError(f"{backend} could not build the engine ({said})", remedy="see the build's log")
-    data = bytes(plan)
-    check_plan(data, backend)
-    return data
+
+
+def _choose_sms(trt: Any, config: Any, sms: Sequence[str], backend: str) -> None:
+    if not hasattr(config, "set_compute_capability"):
+        return  # classic: the GPU at hand
+    config.num_compute_capabilities = len(sms)
+    for i, name in enumerate(sms):
+        capability = getattr(trt.ComputeCapability, name, None)
+        if capability is None:
+            raise UnsupportedError(
+                f"{backend} {trt.__version__} does not build for {name}", remedy="install the version of the target"
+            )
+        config.set_compute_capability(capability, i)
 
 
 def check_plan(data: bytes, backend: str) -> None:
