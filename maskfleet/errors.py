@@ -33,7 +33,8 @@ another; :mod:`maskfleet.rpc.status` maps each class to a gRPC status and back, 
     ├── OutputError                ABORTED              the result cannot be written where it should go
     └── InternalError              INTERNAL             a fault of ours
         ├── BuildError                                  a compiler said no
-        │   └── GateRefusedError                        the engine is too far from its model
+        │   ├── GateRefusedError                        the engine is too far from its model
+        │   └── BuildCrashError                         the build died, or ran out of memory or time
         └── EngineError                                 an engine raised or gave no numbers
 
 Example::
@@ -174,6 +175,10 @@ class BuildError(InternalError):
 
 class GateRefusedError(BuildError):
     """The engine's answers are too far from its model's."""
+
+
+class BuildCrashError(BuildError):
+    """The process that built died, or ran out of memory or time; another try or another builder may do."""
 
 
 class EngineError(InternalError):
