@@ -87,6 +87,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.VERIFYING, Event.DELAYED): State.VERIFYING,
     (State.VERIFYING, Event.FAILED): State.REVERTED,
     (State.LOADING, Event.LOADED): State.TESTING,
+    (State.LOADING, Event.DELAYED): State.LOADING,
     (State.LOADING, Event.FAILED): State.REVERTED,
     (State.TESTING, Event.PASSED): State.SOAKING,
     (State.TESTING, Event.FAILED): State.REVERTED,

@@ -5,7 +5,7 @@ Rules:
 - Hello goes first, and nothing else until the plane's Welcome; versions may differ by one.
 - A report goes out when it changes, and again when the plane's interval is over. Progress of a download alone waits for
   :data:`PROGRESS_S`.
-- A health window is kept until the plane has acknowledged it. After a reconnect all that are left are sent again; at most
+- A health window is kept until the plane has acknowledged it. After a reconnect all that are left go out again; at most
   :data:`MAX_IN_FLIGHT` are on their way at a time.
 
 Example::
