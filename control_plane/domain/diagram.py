@@ -1,0 +1,50 @@
+"""Draws the state tables for docs/rollout-states.md, in mermaid.
+
+python -m control_plane.domain.diagram > docs/rollout-states.md
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from control_plane.domain import release, rollout
+
+_S = TypeVar("_S", bound=enum.Enum)
+_E = TypeVar("_E", bound=enum.Enum)
+
+
+def page() -> str:
+    """The whole page."""
+    return (
+        "\n\n".join(
+            (
+                "# States",
+                "Drawn from the tables in `control_plane/domain`: `python -m control_plane.domain.diagram`.",
+                "## A rollout",
+                _drawn(rollout.ROLLOUT_TABLE, rollout.RolloutState),
+                "## A device in a rollout",
+                _drawn(rollout.MEMBER_TABLE, rollout.MemberState),
+                "## A release",
+                _drawn(release.RELEASE_TABLE, release.ReleaseState),
+                "## A build",
+                _drawn(release.BUILD_TABLE, release.BuildState),
+            )
+        )
+        + "\n"
+    )
+
+
+def _drawn(table: Mapping[tuple[_S, _E], _S], states: Iterable[_S]) -> str:
+    listed = list(states)
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {listed[0].value}"]
+    lines += [f"    {source.value} --> {target.value}: {event.value}" for (source, event), target in table.items()]
+    moving = {source for source, _ in table}
+    lines += [f"    {state.value} --> [*]" for state in listed if state not in moving]
+    return "\n".join([*lines, "```"])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
