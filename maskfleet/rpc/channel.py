@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -47,9 +46,9 @@ def connect_aio(address: str, *, max_message_bytes: int = MAX_CONTROL_BYTES) -> 
     return grpc.aio.insecure_channel(address, options=options(max_message_bytes))
 
 
-def metadata(credential: str = "") -> Sequence[tuple[str, str]]:
+def metadata(credential: str = "") -> tuple[tuple[str, str | bytes], ...]:
     """What each call carries: the bearer credential, and the correlation id that is in force."""
-    pairs = []
+    pairs: list[tuple[str, str | bytes]] = []
     if credential:
         pairs.append(("authorization", f"Bearer {credential}"))
     if value := correlation_id():
