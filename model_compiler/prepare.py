@@ -224,7 +224,7 @@ def _trial(model: onnx.ModelProto, decoder: DecoderSpec, size: tuple[int, int]) 
     """Runs a graph at a size: elements of each output by role."""
     sized = _sized(model, decoder, size[0], size[1], [])
     try:
-        outputs = reference.run(sized.SerializeToString(), size)
+        outputs = reference.run(sized.SerializeToString(), decoder)
     except FleetError as error:
         raise BadModelError(
             f"the model does not run at {size[0]}x{size[1]} ({error.message})", remedy="export it for a dynamic size"

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from maskfleet.decoding import decoder_spec
 from maskfleet.errors import BadModelError, InvalidInputError
-from model_compiler import reference
 from model_compiler.onnx_file import checked
 from model_compiler.prepare import inspect, prepare
+from model_compiler.reference import loaded
 
 
 def centerface() -> bytes:
@@ -95,8 +96,10 @@ def test_preparing_changes_no_answer(case: Detector) -> None:
     if case.decoder == "ultraface":
         blob = (blob - 127) / 128
 
-    before = list(reference.Reference(source.SerializeToString()).infer(blob).values())
-    after = reference.Reference(prepared.model).infer(blob)
+    session = ort.InferenceSession(source.SerializeToString(), providers=["CPUExecutionProvider"])
+    before = session.run(None, {next(v.name for v in session.get_inputs()): blob})
+    with loaded(prepared.model, decoder_spec(case.decoder)) as engine:
+        after = engine.infer(blob)
 
     for role, expected in zip(decoder_spec(case.decoder).outputs, before):
         np.testing.assert_allclose(after[role.role], expected, rtol=1e-3, atol=1e-4)
@@ -177,7 +180,8 @@ def test_names_that_the_roles_need_are_freed() -> None:
     prepared = prepare(tiny(nodes, weights=HEAD_WEIGHTS).SerializeToString(), decoder_spec("ultraface"), 64, 48)
 
     blob = np.arange(3 * 48 * 64, dtype=np.float32).reshape(1, 3, 48, 64)
-    scores = reference.Reference(prepared.model).infer(blob)["scores"]
+    with loaded(prepared.model, decoder_spec("ultraface")) as engine:
+        scores = engine.infer(blob)["scores"]
 
     np.testing.assert_array_equal(scores[0, :, 1], blob[0, 1].ravel())
 
