@@ -142,9 +142,7 @@ class Builder:
             if built is not None:
                 report = {**built.report, "builder_id": self.builder_id, "cached": built.cached}
                 self._said(lease, lambda: self._plane.succeed(lease.id, built, report, tail))
-                log.info(
-                    "build succeeded", engine=built.engine_digest, size_bytes=built.size_bytes, cached=built.cached
-                )
+                log.info("build succeeded", engine=built.engine_digest, cached=built.cached)
             elif failure is not None:
                 again = isinstance(failure, _RETRYABLE) or type(failure) is InternalError or self._stop.is_set()
                 kind, reason = type(failure).__name__, str(failure)

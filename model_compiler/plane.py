@@ -1,4 +1,4 @@
-"""What a builder asks of the plane: leases, heartbeats, files by digest. The only module of the compiler that speaks gRPC.
+"""What a builder asks of the plane: leases, heartbeats, files by digest. The compiler's only module that speaks gRPC.
 
 Every call has a deadline and raises errors of the catalogue. Files go both ways from where they stopped.
 """
@@ -75,7 +75,7 @@ class Lease:
             width=wire.input_width,
             height=wire.input_height,
             # float32 on the wire: 0.35 arrives as 0.3499999940
-            **({"min_confidence": round(wire.min_confidence, 6)} if wire.min_confidence else {}),
+            min_confidence=round(wire.min_confidence, 6) or BuildSpec.min_confidence,
         )
 
 
