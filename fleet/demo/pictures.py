@@ -65,7 +65,7 @@ def graded(picture: Picture, *, gain: float = 1.0, warmth: float = 0.0) -> Pictu
     """
     factors = np.ones(picture.shape[2], np.float32)
     factors[:3] = gain * np.array([1 - 0.2 * warmth, 1.0, 1 + 0.2 * warmth])
-    return np.clip(picture * factors, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(picture * factors, 0, 255), np.uint8)
 
 
 def mirrored(picture: Picture) -> Picture:
@@ -101,7 +101,7 @@ def _rounded(points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def print_of(picture: Picture) -> Picture:
-    """A photograph as a print with a white border and a soft shadow: a layer, larger by :func:`print_offset` all around."""
+    """A photograph as a print with a white border and a soft shadow: a layer, larger by :func:`print_offset` around."""
     border = PRINT_BORDER
     sheet = cv2.copyMakeBorder(picture, *(border,) * 4, cv2.BORDER_CONSTANT, value=(228, 234, 236))
     room = _shadow_room()
@@ -136,7 +136,7 @@ def brick_wall(width: int, height: int) -> Picture:
     grey = 128 + (grey - grey.mean()) * 0.8
     light = _clouds(width, height, seed=3, low=0.78, high=1.1)
     wall = grey[..., :3] * np.array([0.62, 0.76, 1.0], np.float32) * light[..., None]
-    return np.clip(wall, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(wall, 0, 255), np.uint8)
 
 
 def hedge(width: int, height: int, *, ragged: int = 26) -> Picture:
