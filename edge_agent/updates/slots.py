@@ -28,6 +28,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from maskfleet.datadir import sync_directory, write_atomic
@@ -237,7 +238,7 @@ class Slots:
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path):  # type: ignore[no-untyped-def]  # a generator under contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
     """Turns the system's errors at a path into the catalogue's.
 
     Raises:
@@ -257,6 +258,8 @@ def _read(path: Path) -> Record:
         return Record()
     try:
         values = json.loads(path.read_bytes())
+        if not isinstance(values, dict):
+            raise TypeError("no object")
         known = {field.name: values[field.name] for field in dataclasses.fields(Record) if field.name in values}
         record = Record(**known)
         if record.committed not in ("", *NAMES) or not isinstance(record.generation, int):

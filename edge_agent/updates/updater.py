@@ -42,7 +42,15 @@ from edge_agent.updates.slots import Content, Slots
 from edge_agent.updates.stage import Load, Noted, SelfTest, Stage
 from edge_agent.updates.trust import goal_of, read_assignment, read_manifest
 from maskfleet.clock import Clock
-from maskfleet.errors import CanceledError, CapacityError, EngineError, FleetError, IntegrityError, OutputError
+from maskfleet.errors import (
+    CanceledError,
+    CapacityError,
+    EngineError,
+    FleetError,
+    IntegrityError,
+    OutputError,
+    PreconditionError,
+)
 from maskfleet.logs import get_logger
 from maskfleet.manifest import MANIFEST_TYPE
 
@@ -155,31 +163,41 @@ class Updater:
 
     def _run(self) -> None:
         while not self._stopping:
-            now = self._clock.monotonic()
-            with self._wake:
-                if self._inbox is not None:
-                    self._desired, self._inbox = self._inbox, None
-                poked, self._poked = self._poked, False
-            try:
-                if poked and self._update is not None and self._update.state is State.DOWNLOADING:
-                    self._update = dataclasses.replace(self._update, not_before=0.0)
-                if not self._restored and now >= self._restore_at:
-                    self._restore(now)
-                if self._desired is not None:
-                    self._take(self._desired)
-                step = self._next(now)
-                until = step.until if step.action is Action.WAIT else None
-                if step.action not in (Action.REST, Action.WAIT):
-                    self._carry_out(step)
-                    continue
-            except (CapacityError, OutputError) as error:  # state.json cannot be written: keep what is, try again
-                self._say(error.message, trouble=str(error))
-                until = now + retry_delay(3)
-            if not self._restored:
-                until = min(until, self._restore_at) if until is not None else self._restore_at
-            self._sleep(until)
+            self._sleep(self.turn())
         if self._update is not None and self._update.state not in SETTLED:
             self._slots.end_attempts()
+
+    def turn(self) -> float | None:
+        """Does the next thing. The thread's own; public for whoever has no thread.
+
+        Returns:
+            When there is something to do again, on the monotonic clock; None for not before somebody says something.
+        """
+        now = self._clock.monotonic()
+        with self._wake:
+            if self._inbox is not None:
+                self._desired, self._inbox = self._inbox, None
+            poked, self._poked = self._poked, False
+        if poked:
+            self._restore_at = 0.0
+            if self._update is not None and self._update.state is State.DOWNLOADING:
+                self._update = dataclasses.replace(self._update, not_before=0.0)
+        try:
+            if not self._restored and now >= self._restore_at:
+                self._restore(now)
+            if self._desired is not None:
+                self._take(self._desired)
+            step = self._next(now)
+            if step.action not in (Action.REST, Action.WAIT):
+                self._carry_out(step)
+                return now
+        except (CapacityError, OutputError) as error:  # state.json cannot be written: keep what is, try again
+            self._say("the disk refuses", trouble=str(error))
+            return now + retry_delay(3)
+        wakes = [step.until] if step.action is Action.WAIT else []
+        if not self._restored:
+            wakes.append(self._restore_at)
+        return min(wakes, default=None)
 
     def _sleep(self, until: float | None) -> None:
         with self._wake:
@@ -377,7 +395,10 @@ class Updater:
             content = self._slots.content(slot)
             if content is None:
                 raise IntegrityError(f"slot {slot} cannot be read", remedy="assign the release again")
-            content.envelope.opened(MANIFEST_TYPE, self._tools.trusted())
+            trusted = self._tools.trusted()
+            if not trusted:  # the credential is gone: nothing can be told of the slot until the device has joined again
+                raise PreconditionError("this device is not enrolled", remedy="enrol it again with a join token")
+            content.envelope.opened(MANIFEST_TYPE, trusted)
             check(content.engine, content.entry.digest)
             self._stage.restore(content)
         except IntegrityError as error:

@@ -18,7 +18,7 @@ import collections
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from edge_agent.updates.codec import window_from, window_message
@@ -203,7 +203,7 @@ class WindowStore:
 
 
 @contextlib.contextmanager
-def _disk(path: Path):  # type: ignore[no-untyped-def]  # a generator under contextmanager
+def _disk(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
