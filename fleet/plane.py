@@ -97,3 +97,17 @@ class Plane:
             raise from_rpc_error(error, peer=self.name) from None
         finally:
             responses.cancel()
+
+
+def pages(plane: Plane, method: Callable[..., Any], request: Any) -> Iterator[Any]:
+    """Every page of a list; ``request`` is changed.
+
+    Raises:
+        FleetError: as :meth:`Plane.call`.
+    """
+    while True:
+        response = plane.call(method, request)
+        yield response
+        if not response.next_page_token:
+            return
+        request.page_token = response.next_page_token

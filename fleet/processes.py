@@ -283,7 +283,8 @@ class Child:
         if said:
             kind = InvalidInputError if code == 2 else UnavailableError
             return kind(f"{self.name} did not start ({said[-1].removeprefix('error: ')})")
-        return UnavailableError(f"{self.name} ended with code {code} at its start", remedy=f"its log is {self.log}")
+        last = next((line.strip()[:300] for line in reversed(self.log_tail()) if line.strip()), "it said nothing")
+        return UnavailableError(f"{self.name} ended with code {code} at its start ({last})", remedy=f"see {self.log}")
 
 
 def stop_all(children: Sequence[Child], grace: float = STOP_GRACE_S) -> None:

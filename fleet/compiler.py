@@ -1,0 +1,124 @@
+"""The model compiler, run as a process: targets, and packages for this machine.
+
+The SDK and the command line import nothing of the compiler; a machine without it gets one line that says how to
+install it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from maskfleet import errors
+from maskfleet.errors import FleetError, InternalError, NotFoundError, OutputError, PreconditionError, UnavailableError
+from maskfleet.ids import digest_file
+
+COMPILE_TIMEOUT_S = 300.0
+LOCAL_TARGET = "ort-cpu"
+_CACHE_FORMAT = 1
+
+
+def targets() -> list[dict[str, Any]]:
+    """What the compiler on this machine knows to build for.
+
+    Raises:
+        PreconditionError: the compiler is not installed here.
+    """
+    said = _run(["targets", "--json"], timeout=60.0)
+    try:
+        found = json.loads(said)
+        return [dict(entry) for entry in found]
+    except (ValueError, TypeError):
+        raise InternalError("the model compiler's list of targets cannot be read") from None
+
+
+def package(model: Path, decoder: str, cache: Path, *, size: tuple[int, int] = (0, 0)) -> Path:
+    """A package for an agent on this machine's CPU: compiled once, then taken from the cache.
+
+    Args:
+        model: an ONNX file.
+        decoder: how its outputs are read.
+        cache: directory of packages.
+        size: width and height of the engine's input; zeros for the decoder's own.
+
+    Raises:
+        NotFoundError: there is no such file.
+        BadModelError: it is no ONNX, or not what the decoder reads.
+        FleetError: it cannot be compiled.
+        OutputError: the cache cannot be written.
+    """
+    if not model.is_file():
+        raise NotFoundError(f"there is no file {model}", remedy="check --model")
+    from importlib.metadata import version
+
+    inputs = [_CACHE_FORMAT, version("maskfleet"), digest_file(model), decoder, LOCAL_TARGET, *size]
+    key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]
+    made = cache / key
+    if (made / "manifest.json").is_file():
+        return made
+    try:
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        work = Path(tempfile.mkdtemp(dir=cache, prefix=".making-"))
+    except OSError as error:
+        raise OutputError(
+            f"the cache {cache} cannot be written ({error.strerror})",
+            remedy="set XDG_CACHE_HOME to another directory",
+        ) from None
+    try:
+        sizes = ["--width", str(size[0]), "--height", str(size[1])] if all(size) else []
+        arguments = ["compile", str(model), "--decoder", decoder, "--target", LOCAL_TARGET, *sizes]
+        _run([*arguments, "-o", str(work / "package")], timeout=COMPILE_TIMEOUT_S)
+        try:
+            os.replace(work / "package", made)  # noqa: PTH105  # a directory, whole or not there
+        except OSError:
+            if not (made / "manifest.json").is_file():  # otherwise somebody else made it meanwhile
+                raise
+        return made
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _run(arguments: Sequence[str], *, timeout: float) -> str:
+    """Runs the compiler; its stdout.
+
+    Raises:
+        FleetError: its own error, as its own class where it says so.
+    """
+    if importlib.util.find_spec("model_compiler") is None or importlib.util.find_spec("onnx") is None:
+        raise PreconditionError(
+            "the model compiler is not installed here", remedy="pip install 'maskfleet[compiler]', or choose a package"
+        )
+    command = [sys.executable, "-m", "model_compiler", *arguments]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        raise UnavailableError(f"the model compiler took longer than {timeout:.0f} s") from None
+    if done.returncode == 0:
+        return done.stdout
+    raise _said(done)
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> FleetError:
+    """The error that a compiler that failed told."""
+    try:
+        said = json.loads(done.stdout)["error"]
+        kind = errors.catalogue().get(str(said["kind"]), InternalError)
+        return kind(str(said["message"]), remedy=str(said.get("remedy", "")))
+    except (ValueError, KeyError, TypeError):
+        pass
+    lines = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
+    kind = errors.InvalidInputError if done.returncode == 2 else InternalError
+    if lines:
+        return kind(lines[-1])
+    return InternalError(f"the model compiler ended with code {done.returncode}: {done.stderr[-300:].strip()}")

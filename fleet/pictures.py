@@ -1,0 +1,93 @@
+"""Image files: read upright into pixels, written from pixels alone.
+
+Nothing of a source file but its pixels gets into an output: no EXIF, no place, no thumbnail.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fleet.results import Image
+from maskfleet.errors import BadFrameError, InvalidInputError, NotFoundError, OutputError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*")
+_JPEG_QUALITY = 95
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is a still picture, by its first bytes.
+
+    Raises:
+        NotFoundError: there is no such file.
+        InvalidInputError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(32)
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no file {path}", remedy="check the path") from None
+    except OSError as error:
+        raise InvalidInputError(f"{path} cannot be read ({error.strerror})", remedy="check the path") from None
+    if not head:
+        raise InvalidInputError(f"{path} is empty", remedy="give a picture or a video")
+    animated = head[12:16] == b"VP8X" and bool(head[20] & 2)
+    return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP" and not animated)
+
+
+def read_image(path: Path) -> Image:
+    """Pixels of an image file, turned upright as its EXIF asks: uint8 H×W×3 BGR.
+
+    Raises:
+        BadFrameError: it is damaged, or of a refused size.
+    """
+    import cv2
+
+    try:
+        data = np.fromfile(path, np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise BadFrameError(f"{path} cannot be decoded", remedy="check that it opens in a viewer")
+    return np.asarray(image, np.uint8)
+
+
+def check_image_suffix(path: Path) -> None:
+    """Raises InvalidInputError where an output's suffix is none of a picture."""
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise InvalidInputError(
+            f"{path.name} is no name for a picture", remedy=f"let it end in one of {' '.join(IMAGE_SUFFIXES)}"
+        )
+
+
+def write_image(path: Path, pixels: Image) -> None:
+    """Writes an image file, whole or not at all, mode 0600.
+
+    Args:
+        path: its suffix says the format.
+        pixels: uint8 H×W×3 BGR.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    import cv2
+
+    from maskfleet.datadir import write_atomic
+
+    suffix = path.suffix.lower()
+    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if suffix in (".jpg", ".jpeg") else []
+    try:
+        done, data = cv2.imencode(suffix, pixels, options)
+    except cv2.error:
+        done = False
+    if not done:
+        raise OutputError(f"a picture of {pixels.shape[1]}×{pixels.shape[0]} cannot be written as {suffix}")
+    try:
+        write_atomic(path, data.tobytes())
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror})", remedy="check the directory and the room on the disk"
+        ) from None
