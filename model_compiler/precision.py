@@ -9,11 +9,7 @@ from __future__ import annotations
 
 import warnings
 
-import onnx
-from onnx import checker
-
 from maskfleet.errors import BuildError
-from model_compiler.onnx_file import first_line
 
 
 def in_precision(model: bytes, precision: str) -> tuple[bytes, tuple[str, ...]]:
@@ -24,7 +20,12 @@ def in_precision(model: bytes, precision: str) -> tuple[bytes, tuple[str, ...]]:
     """
     if precision == "fp32":
         return model, ()
-    from onnxconverter_common import float16  # heavy, and needed for this format alone
+    # Heavy, and needed for this format alone.
+    import onnx
+    from onnx import checker
+    from onnxconverter_common import float16
+
+    from model_compiler.onnx_file import first_line
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

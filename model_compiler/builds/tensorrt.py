@@ -120,7 +120,9 @@ def _parse_error(backend: str, errors: Sequence[Any]) -> BuildError:
         # 10.3 lacks none of these, but says them for some errors only
         node, operator = error.node_name(), error.node_operator()
         place = f"node {node!r}, operator {operator}: " if node or operator else ""
-        parts.append(place + " ".join(error.desc().split())[:300])
+        text = " ".join(error.desc().split())[:300]
+        # An operator that the parser does not know fails an assertion that is just "false".
+        parts.append(place + (error.code().name.replace("_", " ").lower() if text in ("", "false") else text))
     more = f", and {len(errors) - 3} more" if len(errors) > 3 else ""
     return BuildError(
         f"{backend} cannot build the model: {'; '.join(parts)}{more}",
