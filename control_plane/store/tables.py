@@ -47,6 +47,7 @@ class JoinTokens(Named, table=True):
 
 class Devices(Named, table=True):
     __tablename__ = "devices"
+    name: str = Field(index=True)
 
 
 class Assignments(Named, table=True):

@@ -1,0 +1,223 @@
+"""Devices as the plane sees them live: who is there, what they say, and their health windows.
+
+What a device says is written to the store where it changed; that it was heard of is written now and then, and live
+otherwise. A report costs the same whatever the size of the fleet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from control_plane.domain.device import Device, Facts, Report
+from control_plane.domain.health import KEPT, StoredWindow, Window, WindowMark, fault, is_news
+from control_plane.domain.selector import Selector
+from control_plane.enrolment import find_by_name
+from control_plane.links import Ack, Link, Links
+from control_plane.store.port import Reading, Store, Writing
+from maskfleet.clock import Clock
+from maskfleet.errors import AuthenticationError, InvalidInputError, NotFoundError
+from maskfleet.logs import get_logger
+
+LAST_SEEN_EVERY = timedelta(seconds=30)
+_MIN_PREFIX = 4
+_MAX_MARKS = 32
+
+
+@dataclasses.dataclass
+class HealthCounts:
+    """Health windows since the start of the process."""
+
+    stored: int = 0
+    repeated: int = 0
+    refused: int = 0
+
+
+class Fleet:
+    """The devices."""
+
+    def __init__(self, store: Store, links: Links, clock: Clock) -> None:
+        self._store = store
+        self._links = links
+        self._clock = clock
+        self._started = clock.now()
+        self._reports: dict[str, Report] = {}
+        self._seen: dict[str, datetime] = {}
+        self._unwritten: set[str] = set()
+        self._written = clock.now()
+        self.windows = HealthCounts()
+        self._log = get_logger(__name__)
+
+    async def join(self, device_id: str, facts: Facts, report: Report) -> Link:
+        """A device opens its stream.
+
+        Raises:
+            AuthenticationError: it never enrolled here.
+        """
+        async with self._store.writing() as tx:
+            device = await tx.get(Device, device_id)
+            if device is None:
+                raise AuthenticationError(
+                    f"device {device_id} is not known to this plane", remedy="enrol it with a join token"
+                )
+            self._heard(device_id, report)
+            self._unwritten.discard(device_id)
+            await tx.put(dataclasses.replace(device, facts=facts, report=report, last_seen=self._clock.now()))
+        self._log.info("device connected", device=device_id, name=device.name)
+        return self._links.open(device_id)
+
+    def leave(self, link: Link) -> None:
+        """A stream ended."""
+        if self._links.close(link):
+            self._seen[link.device_id] = self._clock.now()
+            self._unwritten.add(link.device_id)
+            self._log.info("device disconnected", device=link.device_id)
+
+    def _heard(self, device_id: str, report: Report | None = None) -> None:
+        self._seen[device_id] = self._clock.now()
+        self._unwritten.add(device_id)
+        if report is not None:
+            self._reports[device_id] = report
+
+    async def reported(self, device_id: str, report: Report) -> bool:
+        """A device reports; whether anything but the progress of a download is new."""
+        before = self._reports.get(device_id)
+        self._heard(device_id, report)
+        if before is not None and before.without_progress() == report.without_progress():
+            return before != report
+        async with self._store.writing() as tx:
+            device = await tx.get(Device, device_id)
+            if device is not None:
+                await tx.put(dataclasses.replace(device, report=report, last_seen=self._clock.now()))
+        return True
+
+    async def health(self, device_id: str, window: Window) -> Ack | None:
+        """Takes in a health window; what to acknowledge, once it is in the store."""
+        self._heard(device_id)
+        if wrong := fault(window):
+            self.windows.refused += 1
+            self._log.warning("health window refused", device=device_id, sequence=window.sequence, reason=wrong)
+            return Ack(window.boot_id, window.sequence)
+        async with self._store.writing() as tx:
+            mark = await tx.get(WindowMark, f"{device_id}/{window.boot_id}")
+            if not is_news(window, mark):
+                self.windows.repeated += 1
+                return Ack(window.boot_id, window.sequence)
+            if mark is None:
+                await self._prune(tx, device_id)
+            await tx.put(
+                StoredWindow(
+                    device_id,
+                    window.boot_id,
+                    window.sequence,
+                    await tx.next_number("health"),
+                    self._clock.now(),
+                    window,
+                ),
+                WindowMark(device_id, window.boot_id, window.sequence),
+            )
+            if window.sequence > KEPT:
+                await tx.delete(StoredWindow, [f"{device_id}/{window.boot_id}/{window.sequence - KEPT}"])
+        self.windows.stored += 1
+        return Ack(window.boot_id, window.sequence)
+
+    @staticmethod
+    async def _prune(tx: Writing, device_id: str) -> None:
+        """Before the first window of a boot: what earlier boots left over."""
+        windows = await tx.select(StoredWindow, {"device_id": device_id}, descending=True)
+        await tx.delete(StoredWindow, [f"{device_id}/{w.boot_id}/{w.sequence}" for w in windows[KEPT - 1 :]])
+        known = {w.boot_id for w in windows}
+        marks = await tx.select(WindowMark, {"device_id": device_id})
+        if len(marks) > _MAX_MARKS:
+            await tx.delete(WindowMark, [f"{device_id}/{m.boot_id}" for m in marks if m.boot_id not in known])
+
+    def online(self, device_id: str) -> bool:
+        """Whether a device's stream is open."""
+        return device_id in self._links
+
+    def online_count(self) -> int:
+        """How many streams are open."""
+        return len(self._links)
+
+    def report(self, device_id: str) -> Report | None:
+        """What a device said last since the start of the process."""
+        return self._reports.get(device_id)
+
+    def offline_for(self, device_id: str, now: datetime) -> timedelta:
+        """For how long a device has been away, as far as this process was there to see it."""
+        if self.online(device_id):
+            return timedelta(0)
+        return now - max(self._seen.get(device_id, self._started), self._started)
+
+    def live(self, device: Device) -> Device:
+        """A device from the store with what is newer in memory."""
+        return dataclasses.replace(
+            device,
+            report=self._reports.get(device.id, device.report),
+            last_seen=max(device.last_seen, self._seen.get(device.id, device.last_seen)),
+        )
+
+    async def find(self, name: str) -> Device:
+        """The device of an id, a name, or the first letters of an id.
+
+        Raises:
+            NotFoundError: there is none.
+            InvalidInputError: the letters begin several ids.
+        """
+        async with self._store.reading() as look:
+            return self.live(await self._find(look, name))
+
+    @staticmethod
+    async def _find(look: Reading, name: str) -> Device:
+        if not name:
+            raise InvalidInputError("no device is named", remedy="give an id or a name")
+        if (device := await look.get(Device, name) or await find_by_name(look, name)) is not None:
+            return device
+        found = []
+        if name.startswith("d-") and len(name) >= _MIN_PREFIX:
+            found = [d for d in await look.select(Device) if d.id.startswith(name)]
+        if len(found) > 1:
+            raise InvalidInputError(f"{name} begins the ids of {len(found)} devices", remedy="give more letters")
+        if not found:
+            raise NotFoundError(f"there is no device {name!r}", remedy="see fleet devices list")
+        return found[0]
+
+    async def select(self, selector: str, *, after: str | None, limit: int) -> list[Device]:
+        """Devices that a selector matches, by name.
+
+        Args:
+            selector: as it was written.
+            after: begin behind this name.
+            limit: how many at most.
+
+        Raises:
+            BadSelectorError: it does not parse.
+        """
+        matching = Selector.parse(selector)
+        async with self._store.reading() as look:
+            devices = await look.select(Device, after=after, limit=None if matching.terms else limit)
+        return [self.live(d) for d in devices if matching.matches(d.attributes())][:limit]
+
+    async def relabel(self, name: str, set_: Mapping[str, str], remove: tuple[str, ...]) -> Device:
+        """Changes a device's labels.
+
+        Raises:
+            NotFoundError: there is no such device.
+            InvalidInputError: a label is none.
+        """
+        async with self._store.writing() as tx:
+            device = (await self._find(tx, name)).relabelled(set_, remove)
+            await tx.put(device)
+        return self.live(device)
+
+    async def tick(self, now: datetime, *, at_once: bool = False) -> None:
+        """Writes down who was heard of, now and then."""
+        if not self._unwritten or (now - self._written < LAST_SEEN_EVERY and not at_once):
+            return
+        due, self._unwritten, self._written = self._unwritten, set(), now
+        async with self._store.writing() as tx:
+            for device_id in sorted(due):
+                device = await tx.get(Device, device_id)
+                if device is not None:
+                    await tx.put(self.live(device))

@@ -1,0 +1,75 @@
+"""Models on their way into the registry: uploaded, checked, registered, written down."""
+
+from __future__ import annotations
+
+from control_plane.artifacts import Artifacts
+from control_plane.builds import find_model
+from control_plane.domain.release import Model
+from control_plane.registry import Registry, inspect
+from control_plane.requests import Asked, earlier
+from control_plane.store.port import Store
+from maskfleet.clock import Clock
+from maskfleet.decoding import decoder_spec
+from maskfleet.ids import check_name
+from maskfleet.logs import get_logger
+
+
+class Models:
+    """Adds and finds model versions."""
+
+    def __init__(self, store: Store, artifacts: Artifacts, registry: Registry, clock: Clock) -> None:
+        self._store = store
+        self._artifacts = artifacts
+        self._registry = registry
+        self._clock = clock
+
+    async def create(self, asked: Asked, name: str, decoder: str, digest: str, description: str) -> Model:
+        """Checks an uploaded file and registers it as the next version of a name.
+
+        Raises:
+            InvalidInputError: the name is none, or there is no such decoder.
+            NotFoundError: the file was not uploaded.
+            BadModelError: it is no ONNX, or not what its decoder reads.
+            UnavailableError: the registry does not answer.
+        """
+        check_name("model", name)
+        spec = decoder_spec(decoder)
+        path = self._artifacts.path(digest)
+        async with self._store.reading() as look:
+            if (done := await earlier(look, asked)) is not None:
+                return await find_model(look, done)
+        facts = await inspect(path, decoder)
+        tags = {
+            "maskfleet.decoder": decoder,
+            "maskfleet.digest": digest,
+            "maskfleet.rgb": str(spec.preprocessing.rgb).lower(),
+            "maskfleet.mean": str(spec.preprocessing.mean),
+            "maskfleet.scale": str(spec.preprocessing.scale),
+        }
+        version, uri = await self._registry.register(
+            name, path, facts, request_id=asked.request_id, tags=tags, description=description
+        )
+        width, height = facts.fixed_size or facts.default_size
+        now = self._clock.now()
+        async with self._store.writing() as tx:
+            # Two that asked with one id at the same time were given one version by the registry.
+            if (done := await earlier(tx, asked)) is not None:
+                return await find_model(tx, done)
+            model = Model(
+                name=name, version=version, number=await tx.next_number("model"), decoder=decoder,
+                artifact_digest=digest, size_bytes=path.stat().st_size, source_uri=uri, inputs=facts.inputs,
+                outputs=facts.outputs, input_width=width, input_height=height, resizable=facts.fixed_size is None,
+                created=now, description=description[:1000],
+            )  # fmt: skip
+            await tx.put(model, asked.done(f"{name}/{version}", now))
+        get_logger(__name__).info("model registered", model=f"{name}/{version}", decoder=decoder, digest=digest)
+        return model
+
+    async def find(self, name: str) -> Model:
+        """The model that ``name`` (its newest version) or ``name/version`` names.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        async with self._store.reading() as look:
+            return await find_model(look, name)
