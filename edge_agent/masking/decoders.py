@@ -21,13 +21,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_agent.engines.engine import FloatArray
 from edge_agent.masking.detections import iou_matrix
 from maskfleet.decoding import DecoderSpec
 from maskfleet.errors import EngineError
+
+Array = npt.NDArray[Any]
 
 MAX_CANDIDATES = 8192
 """More cells than this above the threshold are noise, not faces."""
@@ -111,7 +115,8 @@ def _shaped(outputs: Mapping[str, FloatArray], role: str, shape: tuple[int, ...]
         raise EngineError(
             f"the engine's output {role!r} has shape {list(values.shape)} where {list(shape)} is due", remedy=_REMEDY
         )
-    return values[0]
+    only: FloatArray = values[0]
+    return only
 
 
 def _scores(outputs: Mapping[str, FloatArray], role: str, shape: tuple[int, ...]) -> FloatArray:
@@ -121,8 +126,8 @@ def _scores(outputs: Mapping[str, FloatArray], role: str, shape: tuple[int, ...]
     return values
 
 
-def _centred(x: FloatArray, y: FloatArray, width: FloatArray, height: FloatArray, score: FloatArray) -> FloatArray:
-    edges = [x - width / 2, y - height / 2, x + width / 2, y + height / 2, np.clip(score, 0, 1)]
+def _centred(x: Array, y: Array, width: Array, height: Array, score: Array) -> FloatArray:
+    edges: list[Array] = [x - width / 2, y - height / 2, x + width / 2, y + height / 2, np.clip(score, 0, 1)]
     return np.stack(edges, axis=1).astype(np.float32, copy=False)
 
 

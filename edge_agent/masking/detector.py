@@ -1,8 +1,8 @@
 """From a picture to the faces in it: preprocess, infer, decode.
 
 The agent's frame loop, its self-test and the compiler's verification all detect with this code, so that what was
-verified is what runs. :class:`Detector` keeps its buffers and says how long each step took; :func:`detect` is for single
-pictures.
+verified is what runs. :class:`Detector` keeps its buffers and says how long each step took; :func:`detect` is for
+single pictures.
 
 Example::
 

@@ -1,0 +1,204 @@
+"""Pictures in and out: JPEG, PNG and raw BGR.
+
+Rules:
+
+- What a picture would decode to is read from its header and refused there, before memory is spent on it.
+- A file that ends too early is refused. OpenCV would fill what is missing with grey and say nothing.
+- EXIF orientation is applied: detectors find upright faces. Regions are given in the upright picture. Every result is
+  encoded anew from pixels, so that metadata, and a thumbnail of the source in it, never come out.
+- Only a :class:`~edge_agent.masking.styles.MaskedFrame` can be encoded.
+
+Example::
+
+    frame = decode(SourceFrame(Encoding.JPEG, data))
+    data = encode(mask(frame, regions, policy), Encoding.JPEG)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+import struct
+
+import cv2
+import numpy as np
+
+from edge_agent.masking.preprocess import Picture
+from edge_agent.masking.styles import MaskedFrame
+from maskfleet.errors import BadFrameError, InternalError
+
+MAX_SIDE = 16_384
+MAX_PIXELS = 40_000_000
+MAX_BYTES = 64 << 20
+DEFAULT_JPEG_QUALITY = 90
+MAX_JPEG_SIDE = 65_535
+
+_REMEDY_FILE = "send a whole JPEG or PNG file"
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_LEVEL = 1  # a video is waiting; more effort gains a few per cent
+# Start-of-frame markers: all of C0 to CF but DHT (C4), JPG (C8) and DAC (CC).
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+# In a scan's data FF 00 is the byte FF and FF D0 to D7 restart it; anything else is the next marker.
+_MARKER_AFTER_SCAN = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
+
+
+class Encoding(enum.Enum):
+    """How a picture's bytes are encoded."""
+
+    JPEG = "jpeg"
+    PNG = "png"
+    RAW = "raw"
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFrame:
+    """A picture as it came in.
+
+    Attributes:
+        encoding: of the bytes.
+        data: a file; or, raw, width × height × 3 bytes, BGR, rows from top to bottom without padding.
+        width: in pixels; for raw only.
+        height: in pixels; for raw only.
+    """
+
+    encoding: Encoding
+    data: bytes
+    width: int = 0
+    height: int = 0
+
+
+def size_of(source: SourceFrame) -> tuple[int, int]:
+    """Width and height in pixels, read from the header, before EXIF orientation is applied.
+
+    Raises:
+        BadFrameError: there is no header, the file ends too early, or the size is refused.
+    """
+    data = source.data
+    if len(data) > MAX_BYTES:
+        raise BadFrameError(f"the picture has {len(data)} bytes", remedy=f"send at most {MAX_BYTES}")
+    if source.encoding is Encoding.RAW:
+        size = checked_size(source.width, source.height)
+        due = size[0] * size[1] * 3
+        if len(data) != due:
+            raise BadFrameError(
+                f"a raw frame of {size[0]}x{size[1]} has {len(data)} bytes where {due} are due",
+                remedy="send width × height × 3 bytes, BGR, without padding",
+            )
+        return size
+    width, height = _jpeg_size(data) if source.encoding is Encoding.JPEG else _png_size(data)
+    return checked_size(width, height)
+
+
+def checked_size(width: int, height: int) -> tuple[int, int]:
+    """The size, if pictures of it are taken.
+
+    Raises:
+        BadFrameError: it is empty or too large.
+    """
+    if width < 1 or height < 1:
+        raise BadFrameError(f"a frame of {width}x{height} has no pixels", remedy="send a frame of at least 1x1")
+    if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
+        raise BadFrameError(
+            f"a frame of {width}x{height} is too large",
+            remedy=f"send at most {MAX_SIDE} pixels on a side and {MAX_PIXELS // 1_000_000} megapixels",
+        )
+    return width, height
+
+
+def decode(source: SourceFrame) -> Picture:
+    """The pixels: uint8, height×width×3, BGR; grey becomes BGR, alpha is left out. Raw frames are read-only views.
+
+    Raises:
+        BadFrameError: the picture cannot be read, or its size is refused.
+    """
+    width, height = size_of(source)
+    pixels = np.frombuffer(source.data, np.uint8)
+    if source.encoding is Encoding.RAW:
+        return pixels.reshape(height, width, 3)
+    try:
+        picture = cv2.imdecode(pixels, cv2.IMREAD_COLOR)
+    except cv2.error:
+        picture = None
+    if picture is None:
+        raise BadFrameError(f"the {source.encoding.value.upper()} cannot be decoded", remedy=_REMEDY_FILE)
+    if picture.shape not in ((height, width, 3), (width, height, 3)):  # turned by its EXIF orientation
+        raise BadFrameError(
+            f"the {source.encoding.value.upper()} says {width}x{height} and holds"
+            f" {picture.shape[1]}x{picture.shape[0]}",
+            remedy=_REMEDY_FILE,
+        )
+    return np.asarray(picture, np.uint8)
+
+
+def encode(frame: MaskedFrame, encoding: Encoding, *, jpeg_quality: int = DEFAULT_JPEG_QUALITY) -> bytes:
+    """A masked frame's bytes.
+
+    Args:
+        frame: masked.
+        encoding: of the result.
+        jpeg_quality: 1 to 100.
+
+    Raises:
+        InternalError: OpenCV cannot encode it.
+    """
+    if type(frame) is not MaskedFrame:
+        # mypy says so too; this is for the day when somebody does not ask it.
+        raise InternalError(f"{type(frame).__name__} is no masked frame, so it is not encoded")
+    if encoding is Encoding.RAW:
+        return frame.pixels.tobytes()
+    if encoding is Encoding.JPEG:
+        name, options = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
+    else:
+        name, options = ".png", [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL]
+    try:
+        done, data = cv2.imencode(name, frame.pixels, options)
+    except cv2.error as error:
+        raise InternalError(f"a masked frame cannot be encoded as {encoding.value} ({error.err})") from None
+    if not done:
+        raise InternalError(f"a masked frame cannot be encoded as {encoding.value}")
+    return data.tobytes()
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Walks the markers from the start to the end of the image."""
+    if data[:2] != b"\xff\xd8":
+        raise BadFrameError("the picture is no JPEG", remedy=_REMEDY_FILE)
+    size: tuple[int, int] | None = None
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # padding
+            position += 1
+            continue
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        if marker in _START_OF_FRAME and position + 9 <= len(data):
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            size = (width, height)
+            checked_size(width, height)
+        position += 2 + length
+        if marker == _START_OF_SCAN:
+            following = _MARKER_AFTER_SCAN.search(data, position)
+            if following is None:
+                break
+            position = following.end() - 2
+            if data[position + 1] == _END_OF_IMAGE:
+                if size is None:
+                    break
+                return size  # cameras append previews after the end: they are not read
+    raise BadFrameError("the JPEG ends too early or is damaged", remedy=_REMEDY_FILE)
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    """Walks the chunks to the last one."""
+    if data[:8] != _PNG_MAGIC or data[12:16] != b"IHDR" or len(data) < 33:
+        raise BadFrameError("the picture is no PNG", remedy=_REMEDY_FILE)
+    width, height = struct.unpack_from(">II", data, 16)
+    position = 8
+    while position + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        if data[position + 4 : position + 8] == b"IEND":
+            return width, height
+        position += 12 + length
+    raise BadFrameError("the PNG ends too early or is damaged", remedy=_REMEDY_FILE)
