@@ -1,0 +1,93 @@
+"""The registry of targets says what it holds and what it lacks."""
+
+from __future__ import annotations
+
+import pytest
+
+from maskfleet.errors import InvalidInputError, UnknownTargetError, UnsupportedError
+from maskfleet.ids import digest_bytes
+from model_compiler.spec import BuildSpec, Margins, cache_key
+from model_compiler.targets import TARGETS, buildable, check_buildable, table, target
+
+DIGEST = digest_bytes(b"a model")
+SPEC = BuildSpec(DIGEST, "centerface", "ort-cpu")
+VERSIONS = {"onnxruntime": "1.32.0", "tensorrt-rtx-cu13": "1.7.1.116"}
+
+
+def test_an_unknown_target_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UnknownTargetError) as raised:
+        target("gtx-1080")
+    assert all(name in raised.value.remedy for name in TARGETS)
+
+
+def test_the_table_has_a_line_for_each_target() -> None:
+    assert [line.split()[0] for line in table().splitlines()] == ["TARGET", *TARGETS]
+
+
+BUILDERS = {
+    "a machine with everything": (VERSIONS, {"ort-cpu", "rtx-ampere-plus", "rtx-turing"}),
+    "a machine without TensorRT for RTX": ({"onnxruntime": "1.20.1"}, {"ort-cpu"}),
+    "a machine with a later TensorRT for RTX, whose engines no device of the target runs": (
+        {"onnxruntime": "1.32.0", "tensorrt-rtx-cu13": "1.8.0.3"},
+        {"ort-cpu"},
+    ),
+    "a bare machine": ({}, set()),
+}
+
+
+@pytest.mark.parametrize(("installed", "expected"), BUILDERS.values(), ids=BUILDERS.keys())
+def test_what_a_machine_can_build(installed: dict[str, str], expected: set[str]) -> None:
+    assert {entry.name for entry in buildable(installed)} == expected
+
+
+def test_a_target_that_cannot_be_built_here_says_who_can() -> None:
+    with pytest.raises(UnsupportedError, match=r"version 1\.8\.0 is installed") as raised:
+        check_buildable(target("rtx-turing"), {"tensorrt-rtx-cu13": "1.8.0"})
+    assert "rtx extra" in raised.value.remedy
+
+
+def test_a_spec_survives_the_wire() -> None:
+    spec = BuildSpec(DIGEST, "yunet", "rtx-turing", "fp16", 640, 352, 0.5, 0.4, Margins(min_cosine=0.9))
+    assert BuildSpec.from_json(spec.to_json()) == spec
+
+
+WRONG = {
+    "a digest that is none": {"model_digest": "sha256:12"},
+    "a decoder that is none": {"decoder": "retinanet"},
+    "a target that is none": {"target": "tpu"},
+    "a precision that the target has not": {"precision": "int8"},
+    "a size below zero": {"width": -32},
+    "a confidence that is no share": {"min_confidence": 35.0},
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_spec_is_refused(change: dict[str, object]) -> None:
+    values = {"model_digest": DIGEST, "decoder": "centerface", "target": "ort-cpu"} | change
+    with pytest.raises(InvalidInputError) as raised:
+        BuildSpec(**values)  # type: ignore[arg-type]  # that is the point
+    assert raised.value.remedy
+
+
+def test_the_cache_key_follows_everything_that_the_engine_is_made_of() -> None:
+    key = cache_key(SPEC, DIGEST, VERSIONS, "frames")
+    other_source = BuildSpec(digest_bytes(b"the same model, saved again"), "centerface", "ort-cpu")
+    assert cache_key(other_source, DIGEST, VERSIONS, "frames") == key
+    changed = [
+        cache_key(SPEC, digest_bytes(b"one weight changed"), VERSIONS, "frames"),
+        cache_key(BuildSpec(DIGEST, "centerface", "rtx-turing"), DIGEST, VERSIONS, "frames"),
+        cache_key(BuildSpec(DIGEST, "centerface", "ort-cpu", "fp16"), DIGEST, VERSIONS, "frames"),
+        cache_key(BuildSpec(DIGEST, "centerface", "ort-cpu", min_confidence=0.6), DIGEST, VERSIONS, "frames"),
+        cache_key(SPEC, DIGEST, VERSIONS | {"onnxruntime": "1.33.0"}, "frames"),
+        cache_key(SPEC, DIGEST, VERSIONS, "other frames"),
+    ]
+    assert len({key, *changed}) == len(changed) + 1
+
+
+def test_a_recipe_follows_source_and_size_as_well() -> None:
+    recipes = {
+        SPEC.recipe(VERSIONS, "frames"),
+        BuildSpec(digest_bytes(b"another file"), "centerface", "ort-cpu").recipe(VERSIONS, "frames"),
+        BuildSpec(DIGEST, "centerface", "ort-cpu", width=320, height=192).recipe(VERSIONS, "frames"),
+    }
+    assert len(recipes) == 3
