@@ -1,8 +1,8 @@
 """MaskingService: frames in, masked frames out.
 
 Each stream has two threads: gRPC's own, which masks and answers, and one that reads, so that frames keep coming in
-while one is masked. A stream holds a worker of the server for as long as it lasts, so their number is limited below that of
-the workers; single pictures and health checks always find one free.
+while one is masked. A stream holds a worker of the server for as long as it lasts, so their number is limited below
+that of the workers; single pictures and health checks always find one free.
 
 A frame that cannot be read or masked is answered with an outcome and the stream goes on. A client that breaks the
 protocol gets an error, after the answers to the frames before it. Single pictures get errors as statuses.

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import re
 import struct
 
 import cv2
@@ -32,16 +31,14 @@ MAX_SIDE = 16_384
 MAX_PIXELS = 40_000_000
 MAX_BYTES = 64 << 20
 DEFAULT_JPEG_QUALITY = 90
-MAX_JPEG_SIDE = 65_535
 
 _REMEDY_FILE = "send a whole JPEG or PNG file"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_LEVEL = 1  # a video is waiting; more effort gains a few per cent
 # Start-of-frame markers: all of C0 to CF but DHT (C4), JPG (C8) and DAC (CC).
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-# In a scan's data FF 00 is the byte FF and FF D0 to D7 restart it; anything else is the next marker.
-_MARKER_AFTER_SCAN = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
+_START_OF_SCAN = 0xDA
+_END_OF_IMAGE = b"\xff\xd9"
 
 
 class Encoding(enum.Enum):
@@ -162,7 +159,7 @@ def encode(frame: MaskedFrame, encoding: Encoding, *, jpeg_quality: int = DEFAUL
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Walks the markers from the start to the end of the image."""
+    """Walks the markers to the first scan, then looks for the end of the image."""
     if data[:2] != b"\xff\xd8":
         raise BadFrameError("the picture is no JPEG", remedy=_REMEDY_FILE)
     size: tuple[int, int] | None = None
@@ -179,14 +176,10 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             checked_size(width, height)
         position += 2 + length
         if marker == _START_OF_SCAN:
-            following = _MARKER_AFTER_SCAN.search(data, position)
-            if following is None:
-                break
-            position = following.end() - 2
-            if data[position + 1] == _END_OF_IMAGE:
-                if size is None:
-                    break
-                return size  # cameras append previews after the end: they are not read
+            # In a scan's data the byte FF never stands before D9. What cameras append after the end is not read.
+            if size is not None and data.rfind(_END_OF_IMAGE, position) >= 0:
+                return size
+            break
     raise BadFrameError("the JPEG ends too early or is damaged", remedy=_REMEDY_FILE)
 
 

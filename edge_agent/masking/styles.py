@@ -11,8 +11,8 @@ What "unrecognisable" rests on. People name half of the familiar faces that they
 Perception 31, 2002), and networks that are trained for it see through mosaics and blurs that people do not (McPherson,
 Shokri & Shmatikov, arXiv 1609.00408). So there are at most 6 tiles across the longer side of a face at strength 0, down
 to 2 at strength 1; blur first averages to the same tiles, so that it holds no more than the mosaic. Both lose a quarter
-of their contrast to grey: flat skin changes too, and less of the signal survives rounding. Many frames of one face still
-tell more than one does, as with every blur and mosaic: ``solid`` alone leaves nothing.
+of their contrast to grey: flat skin changes too, and less of the signal survives rounding. Many frames of one face
+still tell more than one does, as with every blur and mosaic: ``solid`` alone leaves nothing.
 
 Example::
 
