@@ -51,7 +51,7 @@ class Config:
     metrics_listen: str = setting("address of /metrics; empty for none", default="127.0.0.1:0")
     allow_remote: bool = setting("whether other machines may reach it", default=False, parse=flag)
     threads: int = setting("CPU threads per picture; 0 for all cores", default=0, parse=_count)
-    max_streams: int = setting("streams at a time", default=16, parse=_count)
+    max_streams: int = setting("streams at a time", default=8, parse=_count)
     soak_s: float = setting("seconds that a new release is watched before it is committed", default=3.0, parse=_seconds)
     health_interval_s: float = setting("seconds of a health window", default=10.0, parse=_seconds)
     log_level: str = setting("least level to log", default="INFO", parse=_level)

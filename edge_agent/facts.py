@@ -43,7 +43,7 @@ def gather(root: Path = Path("/"), asking: Ask = ask) -> Facts:
         jetpack=_jetpack(root, asking),
         runtimes=_runtimes(),
         agent_version=agent_version(),
-        targets=runnable_targets(capability),
+        targets=runnable_targets(),
     )
 
 

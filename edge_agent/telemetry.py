@@ -131,8 +131,11 @@ class Telemetry:
             server.shutdown()
             server.server_close()
             thread.join(1)
-            if self._otel is not None:
-                self._otel.close()
+
+    def close(self) -> None:
+        """Sends what is left to OpenTelemetry, where it is wanted."""
+        if self._otel is not None:
+            self._otel.close()
 
 
 def otel_wanted(environ: Mapping[str, str]) -> bool:

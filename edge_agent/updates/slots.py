@@ -48,7 +48,7 @@ class Record:
         generation: the highest generation that was accepted.
         generation_digest: the release that it meant.
         settled_generation: the last generation that ended.
-        settled_state: ``committed`` or ``reverted``.
+        settled_state: ``committed``, ``reverted``, or ``empty`` where nothing is wanted and nothing there.
         settled_reason: why it was reverted.
         settled_release_id: what it was about.
         attempts: loads that were begun for the accepted generation and did not end.
@@ -206,8 +206,9 @@ class Slots:
         self._settle(generation, release_id, "committed", "", committed=self.standby)
 
     def keep(self, generation: int, release_id: str) -> None:
-        """Settles a generation that the committed slot serves already."""
-        self._settle(generation, release_id, "committed", "", committed=self._record.committed)
+        """Settles a generation that wants what is committed already, or nothing where nothing is."""
+        committed = self._record.committed
+        self._settle(generation, release_id, "committed" if committed else "empty", "", committed=committed)
 
     def revert(self, generation: int, release_id: str, reason: str) -> None:
         """Settles a generation that was refused; the committed slot stays."""

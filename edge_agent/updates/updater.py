@@ -303,6 +303,10 @@ class Updater:
                 self._slots.accept(assignment.generation, assignment.release_digest)
             elif in_hand or record.settled_generation == assignment.generation:
                 return
+            if not assignment.release_digest:
+                self._slots.keep(assignment.generation, self._committed_release())
+                self._say("nothing but the committed release is wanted", generation=assignment.generation)
+                return
             manifest = read_manifest(desired.manifest, self._tools.trusted(), assignment.release_digest)
             self._envelopes = (desired.manifest, desired.assignment)
             self._update = Update(goal_of(assignment, manifest, self._targets))
@@ -371,6 +375,10 @@ class Updater:
         self._restored = True
         self._tools.noted("update", "committed")
         return Event.SOAKED
+
+    def _committed_release(self) -> str:
+        content = self._slots.content(self._slots.record.committed) if self._slots.record.committed else None
+        return content.manifest.release_id if content is not None else ""
 
     def _keep(self, update: Update, step: Step) -> Event:
         self._slots.keep(update.goal.generation, update.goal.release_id)

@@ -345,3 +345,27 @@ def test_a_committed_release_that_does_not_load_just_now_is_tried_again(device: 
 def test_a_plane_that_wants_nothing_changes_nothing(device: Device) -> None:
     device.updater.desire(Desired(0, b"", b""))
     assert (device.settle().state, device.serves()) == (State.COMMITTED, "r-1")
+
+
+def recall(generation: int) -> Desired:
+    """An assignment to nothing but what is committed."""
+    payload = Assignment(DEVICE, generation, "", "").to_payload()
+    return Desired(generation, Envelope.signed(payload, ASSIGNMENT_TYPE, [KEY]).to_bytes(), b"")
+
+
+def test_a_recall_goes_back_to_what_is_committed(device: Device) -> None:
+    device.updater.desire(desired(2, "r-2", BETTER))
+    device.until(State.SOAKING)
+    device.updater.desire(recall(3))
+    report = device.settle()
+    assert (report.generation, report.state, report.release_id, device.serves()) == (3, State.COMMITTED, "r-1", "r-1")
+
+
+def test_a_recall_on_an_empty_device_leaves_it_empty(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.away = True
+    device.updater.desire(desired(2, "r-2", BETTER))
+    device.until(State.DOWNLOADING)
+    device.updater.desire(recall(3))
+    report = device.settle()
+    assert (report.generation, report.state, device.serves()) == (3, State.EMPTY, "")
