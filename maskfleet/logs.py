@@ -107,5 +107,5 @@ def configure(service: str, *, level: str = "INFO") -> None:
 
 
 def get_logger(name: str) -> Any:
-    """A logger whose events carry the name of their module."""
-    return structlog.get_logger().bind(logger=name)
+    """A logger whose events carry the name of their module. It may be made at import: :func:`configure` still counts."""
+    return structlog.get_logger(logger=name)
