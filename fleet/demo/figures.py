@@ -1,0 +1,169 @@
+"""What the demo measured, as plain values: everything that its screen shows and its report holds. Pure but for threads.
+
+Example::
+
+    scores = score_streams(streams, clip, truth)
+    figures = {"score": score_figures(scores), "latency_ms": latency_figures(streams), …}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from fleet.demo.streams import Stream, source_index
+from fleet.results import MaskedFrame, Outcome, decode
+from fleet.scoring import ClipScore, FrameScore, Order, TrueFace, check_order, score_clip, score_frame
+
+STAGES = ("queue", "decode", "preprocess", "infer", "postprocess", "track", "mask", "encode", "total")
+SETTLED = (Outcome.MASKED, Outcome.COASTED)
+_WORKERS = 2
+
+
+def score_streams(
+    streams: Mapping[str, Stream],
+    clip: Sequence[bytes],
+    truth: Sequence[Sequence[TrueFace]],
+    *,
+    seen: Callable[[], None] = lambda: None,
+) -> dict[str, list[FrameScore]]:
+    """Scores every result of every stream against the frame that it was made of.
+
+    Args:
+        streams: by agent.
+        clip: the frames as JPEG files, as they were sent.
+        truth: the faces of each of them.
+        seen: is called after each result, from several threads.
+
+    Raises:
+        BadFrameError: a result is no picture.
+    """
+
+    def scored(result: MaskedFrame) -> FrameScore:
+        index = source_index(result.sequence, len(clip))
+        frame = score_frame(
+            result.sequence, decode(clip[index]), _picture(result), truth[index], settled=result.outcome in SETTLED
+        )
+        seen()
+        return frame
+
+    with ThreadPoolExecutor(_WORKERS) as pool:  # OpenCV works outside of Python's lock
+        return {name: list(pool.map(scored, stream.results)) for name, stream in streams.items()}
+
+
+def _picture(result: MaskedFrame) -> Any:
+    # Not result.image: it would keep every decoded picture of every stream.
+    return decode(result.encoded) if result.encoded is not None else None
+
+
+def total_score(scores: Mapping[str, Sequence[FrameScore]]) -> ClipScore:
+    """All streams together."""
+    return sum((score_clip(frames) for frames in scores.values()), ClipScore())
+
+
+def score_figures(score: ClipScore) -> dict[str, Any]:
+    """A score with its shares."""
+    return {
+        **dataclasses.asdict(score),
+        "exposed_per_thousand": round(score.exposed_per_thousand, 3),
+        "settled_share": round(score.settled_share, 5),
+        "background_share": round(score.background_share, 5),
+    }
+
+
+def exposures(scores: Mapping[str, Sequence[FrameScore]], frames: int) -> list[dict[str, Any]]:
+    """Every face that was exposed, with where it was."""
+    return [
+        {
+            "agent": name,
+            "sequence": frame.sequence,
+            "clip_frame": source_index(frame.sequence, frames),
+            "face": face.face.name,
+            "box": [round(value, 1) for value in face.face.box],
+            "visible": round(face.face.visible, 3),
+            "altered": round(face.altered, 3),
+        }
+        for name, scored in scores.items()
+        for frame in scored
+        for face in frame.exposed
+    ]
+
+
+def orders(streams: Mapping[str, Stream]) -> dict[str, Order]:
+    """What became of each stream's frames."""
+    return {
+        name: check_order(range(stream.sent), [result.sequence for result in stream.results])
+        for name, stream in streams.items()
+    }
+
+
+def order_figures(order: Order) -> dict[str, Any]:
+    """Counts, and which."""
+    return {"sent": order.sent, "lost": list(order.lost), "out_of_order": list(order.reordered)}
+
+
+def swap_figures(stream: Stream, first: str, second: str) -> dict[str, Any]:
+    """When a stream went from one release to the other.
+
+    Args:
+        stream: of one agent.
+        first: digest of the release that should mask its beginning.
+        second: digest of the release that should mask its end.
+    """
+    digests = [result.release_digest for result in stream.results]
+    changes = [i for i in range(1, len(digests)) if digests[i] != digests[i - 1]]
+    times = [result.sequence / 10 + late for result, late in zip(stream.results, stream.lateness_s)]
+    at = changes[0] if changes else None
+    return {
+        "frames_by_release": dict(Counter(digests)),
+        "first_frame_of_second": stream.results[at].sequence if at is not None else None,
+        "pause_ms": round(1000 * (times[at] - times[at - 1]), 1) if at is not None else None,
+        "once": len(changes) == 1 and digests[0] == first and digests[-1] == second,
+    }
+
+
+def latency_figures(streams: Iterable[Stream]) -> dict[str, dict[str, float]]:
+    """Milliseconds by stage, over all frames."""
+    results = [result for stream in streams for result in stream.results]
+    return {
+        stage: spread([1000 * result.timings[stage] for result in results if stage in result.timings])
+        for stage in STAGES
+        if any(stage in result.timings for result in results)
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, tails and the largest; empty for no values."""
+    if not len(values):
+        return {}
+    array = np.asarray(values, np.float64)
+    cuts = dict(zip(("p50", "p95", "p99"), np.percentile(array, [50, 95, 99]).tolist()))
+    return {name: round(value, 3) for name, value in {**cuts, "max": float(array.max())}.items()}
+
+
+def outcome_figures(streams: Iterable[Stream]) -> dict[str, int]:
+    """Frames by outcome and reason, as ``MASKED DETECTED``."""
+    counts = Counter(f"{r.outcome.value} {r.reason.value}" for stream in streams for r in stream.results)
+    return dict(counts.most_common())
+
+
+def clip_figures(truth: Sequence[Sequence[TrueFace]], width: int, height: int, pace: float) -> dict[str, Any]:
+    """What the clip holds."""
+    counted = [[face for face in faces if face.counts] for faces in truth]
+    sizes = [face.box[3] - face.box[1] for faces in counted for face in faces]
+    return {
+        "frames": len(truth),
+        "frames_per_second": pace,
+        "width": width,
+        "height": height,
+        "faces": len({face.name for faces in counted for face in faces}),
+        "face_frames": len(sizes),
+        "frames_without_a_face": sum(not faces for faces in counted),
+        "most_faces_in_a_frame": max((len(faces) for faces in counted), default=0),
+        "face_height_px": [round(min(sizes), 1), round(max(sizes), 1)] if sizes else [],
+    }

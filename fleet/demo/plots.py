@@ -1,0 +1,201 @@
+"""The report's plots, as SVG that takes its text colour from the page around it.
+
+Matplotlib writes fixed colours; two that nothing else uses stand for the page's text and grid and are put right in the
+text of the SVG.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_TEXT, _GRID = "#010203", "#030201"
+_WIDTH = 9.6
+OUTCOME_COLOURS = {"MASKED": "#2f9e77", "COASTED": "#e0a526", "FULL_MASK": "#c4513f", "DROPPED": "#7a4f9e"}
+STATE_COLOURS = {
+    "PENDING": "#b9c0c8",
+    "UPDATING": "#8fa8bf",
+    "DOWNLOADING": "#5b8fc9",
+    "VERIFYING": "#7a6fc0",
+    "LOADING": "#a86fc0",
+    "TESTING": "#d0679d",
+    "SOAKING": "#e0a526",
+    "COMMITTED": "#2f9e77",
+    "REVERTING": "#d98248",
+    "REVERTED": "#c4513f",
+    "FAILED": "#c4513f",
+}
+_OTHER = "#9aa3ac"
+_SERIES = ("#5b8fc9", "#e0a526", "#2f9e77", "#d0679d")
+
+
+def latency(stages: Mapping[str, Mapping[str, float]]) -> str:
+    """Median and tails of each stage.
+
+    Args:
+        stages: milliseconds by stage, each with ``p50``, ``p95`` and ``p99``.
+    """
+    figure, axes = _figure(0.36 * len(stages) + 1.0)
+    names = list(stages)
+    for height, (name, colour) in enumerate(zip(("p99", "p95", "p50"), ("#b9d0e6", "#86b0d8", "#3f78b5"))):
+        axes.barh(names, [stages[s][name] for s in names], color=colour, height=0.42 + 0.12 * height, label=name)
+    for row, stage in enumerate(names):
+        spread = stages[stage]
+        text = f" {spread['p50']:.1f} / {spread['p95']:.1f} / {spread['p99']:.1f}"
+        axes.text(spread["p99"], row, text, va="center", fontsize=9, color=_TEXT)
+    axes.invert_yaxis()
+    axes.set_xlabel("milliseconds")
+    axes.margins(x=0.16)
+    axes.grid(axis="x")
+    axes.legend(loc="lower right", frameon=False, fontsize=9, labelcolor=_TEXT)
+    return _svg(figure)
+
+
+def outcomes(
+    streams: Mapping[str, Sequence[str]],
+    faces: Sequence[int],
+    swaps: Mapping[str, int | None],
+    exposed: Mapping[str, Sequence[int]],
+) -> str:
+    """The outcome of every frame, with the number of true faces above.
+
+    Args:
+        streams: outcome of each frame, by agent.
+        faces: how many faces count in each frame.
+        swaps: the first frame that the second release masked, by agent.
+        exposed: frames with an exposed face, by agent.
+    """
+    import numpy as np
+    from matplotlib.colors import ListedColormap
+
+    names, words = list(streams), list(OUTCOME_COLOURS)
+    figure, (top, axes) = _figures(0.42 * len(names) + 2.0, [1.0, 0.42 * len(names) + 0.2])
+    top.fill_between(range(len(faces)), faces, step="mid", color="#8fa8bf", alpha=0.65, linewidth=0)
+    top.set_ylabel("true faces", fontsize=9)
+    top.set_ylim(bottom=0)
+    top.tick_params(labelbottom=False)
+    codes = np.full((len(names), max((len(s) for s in streams.values()), default=1)), np.nan)
+    for row, name in enumerate(names):
+        codes[row, : len(streams[name])] = [words.index(outcome) for outcome in streams[name]]
+    colours = ListedColormap(list(OUTCOME_COLOURS.values()))
+    # Cells and no picture: a picture in an SVG would be the one thing on the page that does not scale.
+    axes.pcolormesh(codes, cmap=colours, vmin=-0.5, vmax=len(words) - 0.5, rasterized=False, linewidth=0)
+    for row, name in enumerate(names):
+        if (swap := swaps.get(name)) is not None:
+            axes.plot([swap, swap], [row + 0.02, row + 0.98], color=_TEXT, linewidth=1.6)
+        for frame in exposed.get(name, ()):
+            axes.plot(frame + 0.5, row + 0.5, marker="v", color="#c4513f", markersize=6)
+    axes.set_yticks([row + 0.5 for row in range(len(names))], names)
+    axes.invert_yaxis()
+    axes.set_xlabel("frame of the stream; a vertical line marks the change of release")
+    axes.tick_params(axis="y", length=0)
+    used = [word for word in words if any(word in outcomes for outcomes in streams.values())]
+    _legend(figure, {word: OUTCOME_COLOURS[word] for word in used})
+    return _svg(figure)
+
+
+def rollout(devices: Mapping[str, Sequence[tuple[float, float, str]]]) -> str:
+    """What each device did while a rollout ran.
+
+    Args:
+        devices: by name, spans of (from, to, state) in seconds since the rollout began.
+    """
+    figure, axes = _figure(0.42 * len(devices) + 1.3)
+    for row, spans in enumerate(devices.values()):
+        for start, end, state in spans:
+            axes.barh(row, end - start, left=start, height=0.62, color=STATE_COLOURS.get(state, _OTHER), linewidth=0)
+    axes.set_yticks(range(len(devices)), list(devices))
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds since the rollout was created")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    states = dict.fromkeys(state for spans in devices.values() for _, _, state in spans)
+    _legend(figure, {state: STATE_COLOURS.get(state, _OTHER) for state in states})
+    return _svg(figure)
+
+
+def lateness(streams: Mapping[str, Sequence[float]], swaps: Mapping[str, int | None]) -> str:
+    """How long after its capture each frame's result came.
+
+    Args:
+        streams: milliseconds of each frame, by agent.
+        swaps: the first frame that the second release masked, by agent.
+    """
+    figure, axes = _figure(2.5)
+    for number, (name, values) in enumerate(streams.items()):
+        colour = _SERIES[number % len(_SERIES)]
+        axes.plot(values, linewidth=1, color=colour, label=name)
+        if (swap := swaps.get(name)) is not None:
+            axes.axvline(swap, color=colour, linewidth=1, linestyle=":")
+    axes.set_xlabel("frame of the stream; dotted lines mark the change of release")
+    axes.set_ylabel("milliseconds", fontsize=9)
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y")
+    axes.legend(loc="upper left", frameon=False, fontsize=9, labelcolor=_TEXT, ncols=len(streams))
+    return _svg(figure)
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    figure, (axes,) = _figures(height, [1.0])
+    return figure, axes
+
+
+def _figures(height: float, ratios: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """A figure with axes one above the other that share their x axis. No pyplot: it keeps state for the process."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    grid = figure.add_gridspec(len(ratios), 1, height_ratios=list(ratios))
+    made: list[Axes] = []
+    for row in range(len(ratios)):
+        axes = figure.add_subplot(grid[row, 0], sharex=made[0] if made else None)
+        axes.set_facecolor("none")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines["bottom"].set_color(_GRID)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=_TEXT, labelsize=9)
+        axes.grid(color=_GRID, linewidth=0.8, visible=False)
+        axes.xaxis.label.set_color(_TEXT)
+        axes.xaxis.label.set_fontsize(9)
+        axes.yaxis.label.set_color(_TEXT)
+        made.append(axes)
+    return figure, made
+
+
+def _legend(figure: Figure, colours: Mapping[str, str]) -> None:
+    from matplotlib.patches import Patch
+
+    patches = [Patch(facecolor=colour, label=word) for word, colour in colours.items()]
+    figure.legend(
+        handles=patches,
+        loc="outside upper left",
+        ncols=max(1, len(patches)),
+        frameon=False,
+        fontsize=9,
+        labelcolor=_TEXT,
+        handlelength=1.0,
+        handleheight=1.0,
+    )
+
+
+def _svg(figure: Figure) -> str:
+    import matplotlib as mpl
+
+    file = io.StringIO()
+    options: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": "maskfleet", "font.family": "sans-serif"}
+    with mpl.rc_context(options):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # The page's own font: the SVG names matplotlib's list of candidates.
+    text = re.sub(r"font: ([^;\"]*?)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', r"<svg \1", text)
+    text = re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", text)
+    return text.replace(_TEXT, "currentColor").replace(_GRID, "var(--grid)")

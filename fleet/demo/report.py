@@ -1,0 +1,227 @@
+"""``report.html``: one file with everything in it, made of the figures that ``report.json`` holds. Pure.
+
+Example::
+
+    page = render(figures, contact_sheet=jpeg, crops=[…])
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from fleet.demo import plots
+
+Figures = Mapping[str, Any]
+
+
+def render(figures: Figures, *, contact_sheet: bytes, exposed: Sequence[tuple[bytes, str]] = ()) -> str:
+    """The page.
+
+    Args:
+        figures: what ``report.json`` holds.
+        contact_sheet: a JPEG file.
+        exposed: faces that were exposed, source beside masked: JPEG files with their captions.
+    """
+    style = resources.files("fleet.demo").joinpath("page.css").read_text()
+    parts = [
+        _head(figures),
+        _verdict(figures),
+        _tiles(figures),
+        _section("What must hold", "Limits as the project set them; lateness is reported below and not judged.",
+                 _gates(figures["verdict"]["gates"])),
+        _section("Before and after", "Frames as the agents got them, and as they gave them back.",
+                 _picture(contact_sheet, "Source left, masked right. The whole stream is masked.mp4 beside this page.")),
+        *([_section("Exposed faces", "Every one, source beside masked, up to twelve.",
+                    "".join(_picture(data, text) for data, text in exposed))] if exposed else []),
+        _section("Outcome per frame", _outcome_note(figures),
+                 plots.outcomes(figures["outcome_per_frame"], figures["faces_per_frame"],
+                                {name: swap["first_frame_of_second"] for name, swap in figures["swap"].items()},
+                                _exposed_frames(figures))),
+        _section("Latency per stage", "Median, 95th and 99th percentile over all frames of all agents, in the agent.",
+                 plots.latency(figures["latency_ms"])),
+        _section("Lateness", "From a frame's capture to its result in the client: three agents and everything else on "
+                             f"{figures['machine']['cpus']} CPU cores.",
+                 plots.lateness(figures["lateness_per_frame_ms"],
+                                {name: swap["first_frame_of_second"] for name, swap in figures["swap"].items()})
+                 + _lateness(figures["lateness_ms"])),
+        *(_rollout(rollout) for rollout in figures["rollouts"]),
+        _section("Releases", "One engine a target; each manifest is signed by the control plane.",
+                 _releases(figures["releases"])),
+        _section("Agents", "The same clip through each of them.", _agents(figures)),
+        _section("Commands", "What was run, as a person would type it.", _steps(figures["steps"])),
+        _foot(figures),
+    ]  # fmt: skip
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>maskfleet demo</title>\n<style>\n{style}</style></head>\n<body><main>\n"
+        + "\n".join(parts)
+        + "\n</main></body></html>\n"
+    )
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _section(title: str, note: str, body: str) -> str:
+    return f'<section><h2>{_text(title)}</h2><p>{_text(note)}</p><div class="card">{body}</div></section>'
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[int] = ()) -> str:
+    """Cells that start with ``<`` are HTML already."""
+
+    def cell(tag: str, place: int, value: object) -> str:
+        text = str(value)
+        css = ' class="number"' if place in numbers else ""
+        return f"<{tag}{css}>{text if text.startswith('<') else _text(text)}</{tag}>"
+
+    head = "".join(cell("th", place, name) for place, name in enumerate(columns))
+    body = "".join("<tr>" + "".join(cell("td", i, v) for i, v in enumerate(row)) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _head(figures: Figures) -> str:
+    clip = figures["clip"]
+    return (
+        "<header><h1>A model becomes an engine, reaches three agents and masks a live stream</h1>"
+        f"<p>{clip['frames']} frames of {clip['width']}×{clip['height']} at {clip['frames_per_second']:g} frames/s with "
+        f"{clip['faces']} faces of {clip['face_height_px'][0]:.0f} to {clip['face_height_px'][1]:.0f} px, whose places "
+        "are known from the clip's geometry, through every agent at once; a second release takes over in mid-stream."
+        "</p></header>"
+    )
+
+
+def _verdict(figures: Figures) -> str:
+    gates = figures["verdict"]["gates"]
+    failed = [gate for gate in gates if not gate["held"]]
+    if not failed:
+        words = {6: "six", 7: "seven", 8: "eight"}
+        count = words.get(len(gates), str(len(gates)))
+        return f'<div class="verdict good"><strong>✓ Everything held</strong>All {count} limits were kept.</div>'
+    names = "; ".join(f"{gate['name']}: {gate['figure']}, {gate['limit']}" for gate in failed)
+    return f'<div class="verdict bad"><strong>✗ {len(failed)} of {len(gates)} did not hold</strong>{_text(names)}</div>'
+
+
+def _tiles(figures: Figures) -> str:
+    score = figures["score"]["all"]
+    total = figures["latency_ms"].get("total", {})
+    tiles = [
+        (f"{score['frames']:,}", "frames masked"),
+        (f"{score['exposed']} / {score['face_frames']:,}", "faces exposed"),
+        (f"{score['background_share']:.2%}", "of the background masked"),
+        (f"{total.get('p50', 0):.0f} ms", "in the agent, median"),
+        (f"{total.get('p99', 0):.0f} ms", "in the agent, 99th percentile"),
+        (f"{figures['seconds']:.0f} s", "for everything"),
+    ]
+    return (
+        '<div class="tiles">'
+        + "".join(f'<div class="tile"><b>{a}</b><span>{b}</span></div>' for a, b in tiles)
+        + "</div>"
+    )
+
+
+def _mark(held: bool) -> str:
+    return '<span class="mark good">✓ held</span>' if held else '<span class="mark bad">✗ failed</span>'
+
+
+def _gates(gates: Sequence[Figures]) -> str:
+    return _table(
+        ("", "What", "Measured", "Limit"),
+        [(_mark(gate["held"]), gate["name"], gate["figure"], gate["limit"]) for gate in gates],
+    )
+
+
+def _picture(data: bytes, caption: str) -> str:
+    source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+    return f'<figure><img src="{source}" alt="{_text(caption)}"><figcaption>{_text(caption)}</figcaption></figure>'
+
+
+def _outcome_note(figures: Figures) -> str:
+    counts = ", ".join(f"{count:,} {outcome}" for outcome, count in figures["outcomes"].items())
+    return f"{counts}. Triangles mark exposed faces."
+
+
+def _exposed_frames(figures: Figures) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for exposure in figures["exposures"]:
+        found.setdefault(exposure["agent"], []).append(exposure["sequence"])
+    return found
+
+
+def _lateness(lateness: Mapping[str, Mapping[str, float]]) -> str:
+    cuts = ("p50", "p95", "p99", "max")
+    rows = [(name, *(f"{spread[cut]:.0f} ms" for cut in cuts)) for name, spread in lateness.items()]
+    return _table(("Agent", "Median", "95 %", "99 %", "Largest"), rows, numbers=(1, 2, 3, 4))
+
+
+def _rollout(rollout: Figures) -> str:
+    spans = {
+        device["name"]: [(span["from_s"], span["to_s"], span["state"]) for span in device["spans"]]
+        for device in rollout["devices"]
+    }
+    note = f"{rollout['state']} after {rollout['seconds']:.1f} s on {len(spans)} devices."
+    title = f"Rollout {rollout['id']} of release {rollout['release_id']}, over time"
+    return _section(title, note, plots.rollout(spans))
+
+
+def _releases(releases: Sequence[Figures]) -> str:
+    rows = [
+        (
+            release["id"],
+            f"{release['model']}, {release['policy'].get('style', '')}",
+            build["target"],
+            f"{build['engine_size_bytes'] / 1e6:.1f} MB",
+            "cached" if build["cached"] else "built",
+            f'<code class="digest">{_text(build["engine_digest"][:23])}…</code>',
+        )
+        for release in releases
+        for build in release["builds"]
+    ]
+    return _table(("Release", "Model and style", "Target", "Engine", "", "Digest"), rows, numbers=(3,))
+
+
+def _agents(figures: Figures) -> str:
+    rows = []
+    for name, score in figures["score"]["agents"].items():
+        order, swap = figures["order"][name], figures["swap"][name]
+        rows.append(
+            (
+                name,
+                f"{order['sent']:,}",
+                len(order["lost"]),
+                len(order["out_of_order"]),
+                f"{score['exposed']} of {score['face_frames']}",
+                f"{score['settled_share']:.1%}",
+                f"{score['background_share']:.2%}",
+                swap["first_frame_of_second"] if swap["first_frame_of_second"] is not None else "never",
+                f"{swap['pause_ms']:.0f} ms" if swap["pause_ms"] is not None else "",
+            )
+        )
+    columns = ("Agent", "Frames", "Lost", "Out of order", "Exposed", "Masked or coasted", "Background", "New release at",
+               "Step there")  # fmt: skip
+    return _table(columns, rows, numbers=range(1, len(columns)))
+
+
+def _steps(steps: Sequence[Figures]) -> str:
+    rows = []
+    for number, step in enumerate(steps, 1):
+        command = f'<div class="command">$ {_text(step["command"])}</div>' if step["command"] else ""
+        rows.append(
+            f'<div class="step"><i>{number}</i><span>{_text(step["title"])}</span>'
+            f"<time>{step['seconds']:.1f} s</time>{command}</div>"
+        )
+    return "".join(rows)
+
+
+def _foot(figures: Figures) -> str:
+    machine = figures["machine"]
+    return (
+        f"<footer>maskfleet {_text(machine['maskfleet'])}, Python {_text(machine['python'])}, {_text(machine['system'])}, "
+        f"{machine['cpus']} CPU cores. All figures of this page are in report.json. Photographs: scikit-image "
+        "(NASA, SpaceX, R. Michetti, S. van der Walt), public domain and CC0.</footer>"
+    )
