@@ -282,6 +282,7 @@ class _Pulse:
 
     def _beat(self) -> None:
         while not self._ended.is_set():
+            self._news.clear()
             with self._lock:
                 phase, progress = self._state
             try:
@@ -293,7 +294,6 @@ class _Pulse:
                 return
             except FleetError:
                 pass  # the plane is away; the lease may outlive that
-            self._news.clear()
             # Half a second apart at least, so that a quick build does not flood the plane.
             if not self._ended.wait(min(0.5, self._every)):
                 self._news.wait(max(self._every - 0.5, 0.0))
