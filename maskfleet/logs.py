@@ -69,6 +69,8 @@ def configure(service: str, *, level: str = "INFO") -> None:
 
     def add_context(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         event["service"] = service
+        if "logger_name" in event:  # structlog keeps the word logger for itself
+            event["logger"] = event.pop("logger_name")
         if value := correlation_id():
             event["correlation_id"] = value
         return event
@@ -107,5 +109,8 @@ def configure(service: str, *, level: str = "INFO") -> None:
 
 
 def get_logger(name: str) -> Any:
-    """A logger whose events carry the name of their module. It may be made at import: :func:`configure` still counts."""
-    return structlog.get_logger(logger=name)
+    """A logger whose events carry the name of their module.
+
+    It may be made at import, before :func:`configure`: it takes its shape with the first event.
+    """
+    return structlog.get_logger(logger_name=name)
