@@ -10,6 +10,7 @@ else, so that other proofs of identity change no servicer. A method that is not 
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import dataclasses
 import enum
@@ -18,13 +19,13 @@ import hmac
 import re
 import secrets
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import grpc.aio
 
+from control_plane.interception import PREFIX, around
 from maskfleet.datadir import write_atomic
 from maskfleet.enrolment import read_credential
 from maskfleet.errors import AuthenticationError, ForbiddenError, PreconditionError
@@ -197,30 +198,13 @@ class Authenticating(grpc.aio.ServerInterceptor):
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         handler = await continuation(handler_call_details)
         method, metadata = handler_call_details.method, handler_call_details.invocation_metadata
-        if handler is None or not method.startswith("/maskfleet."):
+        if handler is None or not method.startswith(PREFIX):
             return handler
 
-        def enter() -> None:
+        @contextlib.contextmanager
+        def entered() -> Iterator[None]:
             # Each call has a task, and so a context, of its own: nothing to take back.
             _caller.set(self.admitted(method, metadata))
+            yield
 
-        return guarded(handler, enter)
-
-
-def guarded(handler: Any, enter: Callable[[], None]) -> Any:
-    """The handler with something that happens first, in the task that serves the call."""
-    kind = f"{'stream' if handler.request_streaming else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
-    behaviour = getattr(handler, kind)
-
-    async def unary(request: Any, context: Any) -> Any:
-        enter()
-        return await behaviour(request, context)
-
-    async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-        enter()
-        async for response in behaviour(request, context):
-            yield response
-
-    return getattr(grpc, f"{kind}_rpc_method_handler")(
-        stream if handler.response_streaming else unary, handler.request_deserializer, handler.response_serializer
-    )
+        return around(handler, entered)

@@ -1,9 +1,9 @@
 """The reconcile loop: rollouts against what devices say, one writer.
 
-Everything that moves a rollout goes through here, one at a time: a create, an abort, a report, the clock. Each takes its
-decision from :mod:`control_plane.domain.rollout`, writes it in one transaction, and only then changes what is in memory
-and tells devices and watchers. Memory holds the active rollouts as the store has them, so that a report costs a look-up
-and, where a device moved, a small transaction; after a restart it is read again (:meth:`Controller.resume`).
+Everything that moves a rollout goes through here, one at a time: a create, an abort, a report, the clock. Each takes
+its decision from :mod:`control_plane.domain.rollout`, writes it in one transaction, and only then changes what is in
+memory and tells devices and watchers. Memory holds the active rollouts as the store has them, so that a report costs a
+look-up and, where a device moved, a small transaction; after a restart it is read again (:meth:`Controller.resume`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
-from maskfleet.errors import CanceledError, FleetError
+from maskfleet.errors import CanceledError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Link:
         self._desired: Desired | None = None
         self._acks: dict[str, int] = {}
         self._ended = False
-        self._error: FleetError | None = None
+        self._error: Exception | None = None
 
     def want(self, desired: Desired) -> None:
         """Sends desired state; an older one that waits is dropped."""
@@ -61,7 +61,7 @@ class Link:
         self._acks[ack.boot_id] = max(ack.sequence, self._acks.get(ack.boot_id, 0))
         self._ready.set()
 
-    def end(self, error: FleetError | None = None) -> None:
+    def end(self, error: Exception | None = None) -> None:
         """Ends the stream, with an error or in peace."""
         self._ended, self._error = True, error
         self._ready.set()
@@ -70,7 +70,7 @@ class Link:
         """What is to be sent, once there is something; None at the end.
 
         Raises:
-            FleetError: that the stream was ended with.
+            Exception: that the stream was ended with.
         """
         await self._ready.wait()
         self._ready.clear()
@@ -115,7 +115,7 @@ class Links:
         if device_id in self._open:
             self._open[device_id].want(desired)
 
-    def end_all(self, error: FleetError) -> None:
+    def end_all(self, error: Exception) -> None:
         """Ends every stream."""
         for link in list(self._open.values()):
             link.end(error)

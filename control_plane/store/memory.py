@@ -51,6 +51,9 @@ class MemoryTransaction:
         found: list[Any] = self._found(kind, where)
         return dict(Counter(KINDS[kind].columns[column](r) for r in found))
 
+    async def total(self, kind: type) -> int:
+        return len(self.tables.get(KINDS[kind].table, {}))
+
     async def put(self, *records: Any) -> None:
         for record in records:
             about = KINDS[type(record)]

@@ -54,6 +54,10 @@ class Reading(Protocol):
         """How many records there are by the values of a column."""
         ...
 
+    async def total(self, kind: type) -> int:
+        """How many records there are."""
+        ...
+
 
 class Writing(Reading, Protocol):
     """A transaction that writes."""

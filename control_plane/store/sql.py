@@ -100,6 +100,9 @@ class SqlTransaction:
         query = sa.select(rows.c[column], sa.func.count()).where(*_conditions(rows, where)).group_by(rows.c[column])
         return {value: int(number) for value, number in await self._connection.execute(query)}
 
+    async def total(self, kind: type) -> int:
+        return int(await self._connection.scalar(sa.select(sa.func.count()).select_from(table(kind))) or 0)
+
     async def put(self, *records: Any) -> None:
         insert: Any = postgresql.insert if self._postgres else sqlite.insert
         by_kind: dict[type, list[Any]] = {}

@@ -140,6 +140,7 @@ async def test_records_are_found_and_counted_by_column(store: Store) -> None:
         assert await look.select(Build, {"lease_id": "none"}) == []
         assert await look.counts(Build, "state") == {"QUEUED": 2, "FAILED": 3}
         assert await look.counts(Build, "state", {"release_id": "r-9"}) == {}
+        assert (await look.total(Build), await look.total(Device)) == (5, 0)
 
 
 async def test_two_devices_never_share_a_name(store: Store) -> None:

@@ -1,0 +1,304 @@
+"""Between the wire's messages and the plane's values. Nothing else on this floor sees both."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from control_plane.domain.device import Assignment, Component, ComponentState, Device, Facts, Report
+from control_plane.domain.health import Histogram, Window
+from control_plane.domain.release import Build, BuildState, Model, Release, ReleaseState
+from control_plane.domain.rollout import Member, MemberState, Rollout, RolloutState
+from control_plane.links import Ack, Desired
+from maskfleet.codec import PRECISIONS, policy_message
+from maskfleet.errors import InvalidInputError
+from maskfleet.v1 import (
+    builds_pb2,
+    devices_pb2,
+    devices_service_pb2,
+    models_service_pb2,
+    releases_service_pb2,
+    rollouts_service_pb2,
+)
+
+_E = TypeVar("_E", bound=enum.Enum)
+
+ENUMS: dict[type[enum.Enum], tuple[Any, str]] = {
+    ComponentState: (devices_pb2.ComponentState, "COMPONENT_STATE_"),
+    BuildState: (builds_pb2.BuildState, "BUILD_STATE_"),
+    ReleaseState: (releases_service_pb2.ReleaseState, "RELEASE_STATE_"),
+    RolloutState: (rollouts_service_pb2.RolloutState, "ROLLOUT_STATE_"),
+    MemberState: (rollouts_service_pb2.RolloutDeviceState, "ROLLOUT_DEVICE_STATE_"),
+}
+"""Domain states carry the wire's names: wire type and prefix by domain type."""
+
+COMPONENTS = ("engine", "policy")
+"""What a release consists of on a device; both move together."""
+
+
+def wire_state(state: enum.Enum) -> Any:
+    """A domain state as the wire's number."""
+    wire, prefix = ENUMS[type(state)]
+    return wire.Value(prefix + str(state.value))
+
+
+def domain_state(cls: type[_E], number: int) -> _E:
+    """The wire's number as a domain state; one that this version does not know is UNSPECIFIED."""
+    wire, prefix = ENUMS[cls]
+    name = wire.Name(number) if number in wire.values() else prefix + "UNSPECIFIED"
+    return cls(name.removeprefix(prefix))
+
+
+def precision_from(number: int) -> str:
+    """Name of a number format; fp32 where none is said.
+
+    Raises:
+        InvalidInputError: this version does not know it.
+    """
+    if number == builds_pb2.PRECISION_UNSPECIFIED:
+        return "fp32"
+    if number not in PRECISIONS:
+        raise InvalidInputError(
+            f"there is no precision {number}", remedy=f"use one of {', '.join(PRECISIONS.values())}"
+        )
+    return PRECISIONS[number]  # type: ignore[index]  # checked above
+
+
+def content(message: Message) -> bytes:
+    """A create's request without its id: the same bytes for the same request."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    copy.ClearField("request_id")
+    return copy.SerializeToString(deterministic=True)
+
+
+def span(message: Duration) -> timedelta:
+    """A duration."""
+    return timedelta(seconds=message.seconds, microseconds=message.nanos // 1000)
+
+
+def timestamp(when: datetime | None) -> Timestamp | None:
+    """A time."""
+    if when is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(when)
+    return message
+
+
+def facts_from(message: devices_pb2.DeviceFacts) -> Facts:
+    """What a device is made of."""
+    return Facts(
+        os=message.os,
+        arch=message.arch,
+        gpu=message.gpu,
+        compute_capability=message.compute_capability,
+        jetpack=message.jetpack,
+        runtimes=dict(message.runtimes),
+        agent_version=message.agent_version,
+        targets=tuple(message.targets),
+    )
+
+
+def report_from(message: devices_pb2.StateReport) -> Report:
+    """What a device says of itself; texts are cut to a sane length."""
+    return Report(
+        generation=message.generation,
+        components=tuple(
+            Component(
+                name=c.name[:64],
+                state=domain_state(ComponentState, c.state),
+                release_id=c.release_id[:64],
+                release_digest=c.release_digest[:128],
+                serving_release_id=c.serving_release_id[:64],
+                reason=c.reason[:1000],
+                bytes_done=c.bytes_done,
+                bytes_total=c.bytes_total,
+                target=c.target[:64],
+            )
+            for c in message.components[:16]
+        ),
+    )
+
+
+def window_from(message: devices_pb2.HealthWindow) -> Window:
+    """A health window."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(Window):
+        value = getattr(message, field.name)
+        if field.name == "latency_ms_by_stage":
+            value = {stage: _histogram(h) for stage, h in value.items()}
+        elif field.name == "confidence":
+            value = _histogram(value)
+        elif hasattr(value, "items"):
+            value = dict(value)
+        values[field.name] = value
+    return Window(**values)
+
+
+def _histogram(message: devices_pb2.Histogram) -> Histogram:
+    return Histogram(tuple(message.bounds), tuple(message.counts), message.sum)
+
+
+def to_device(item: Desired | Ack) -> devices_service_pb2.ConnectResponse:
+    """What goes down a device's stream."""
+    if isinstance(item, Ack):
+        return devices_service_pb2.ConnectResponse(
+            health_ack=devices_pb2.HealthAck(boot_id=item.boot_id, sequence=item.sequence)
+        )
+    return devices_service_pb2.ConnectResponse(
+        desired=devices_pb2.DesiredState(
+            assignment=item.assignment,
+            manifest=item.manifest,
+            generation=item.generation,
+            components=_components(item.release_id, item.release_digest),
+        )
+    )
+
+
+def _components(release_id: str, digest: str) -> list[devices_pb2.DesiredComponent]:
+    if not release_id:
+        return []
+    return [
+        devices_pb2.DesiredComponent(name=name, release_id=release_id, release_digest=digest) for name in COMPONENTS
+    ]
+
+
+def device_message(
+    device: Device, *, online: bool, assignment: Assignment | None, digest: str = ""
+) -> devices_pb2.Device:
+    """A device as operators see it.
+
+    Args:
+        device: as it is.
+        online: its stream is open.
+        assignment: what is wanted of it; None for nothing.
+        digest: digest of that release.
+    """
+    facts, report = device.facts, device.report
+    return devices_pb2.Device(
+        id=device.id,
+        name=device.name,
+        labels=dict(device.labels),
+        facts=devices_pb2.DeviceFacts(**dataclasses.asdict(facts)),
+        online=online,
+        last_seen=timestamp(device.last_seen),
+        reported=devices_pb2.StateReport(
+            generation=report.generation,
+            components=[
+                devices_pb2.ReportedComponent(**dataclasses.asdict(c) | {"state": wire_state(c.state)})
+                for c in report.components
+            ],
+        ),
+        desired=_components(assignment.release_id, digest) if assignment else [],
+        desired_generation=assignment.generation if assignment else 0,
+        enrol_time=timestamp(device.enrolled),
+    )
+
+
+def model_message(model: Model) -> models_service_pb2.Model:
+    """A model version."""
+    return models_service_pb2.Model(
+        name=model.name,
+        version=model.version,
+        decoder=model.decoder,
+        artifact_digest=model.artifact_digest,
+        size_bytes=model.size_bytes,
+        source_uri=model.source_uri,
+        inputs=[models_service_pb2.TensorSpec(name=t.name, dtype=t.dtype, shape=t.shape) for t in model.inputs],
+        outputs=[models_service_pb2.TensorSpec(name=t.name, dtype=t.dtype, shape=t.shape) for t in model.outputs],
+        create_time=timestamp(model.created),
+        description=model.description,
+        input_width=model.input_width,
+        input_height=model.input_height,
+        resizable=model.resizable,
+    )
+
+
+def build_message(release: Release, build: Build) -> builds_pb2.Build:
+    """A build with its work."""
+    precision = next(number for number, name in PRECISIONS.items() if name == release.precision)
+    return builds_pb2.Build(
+        id=build.id,
+        release_id=build.release_id,
+        spec=builds_pb2.BuildSpec(
+            model_name=release.model_name,
+            model_version=release.model_version,
+            model_digest=release.model_digest,
+            decoder=release.decoder,
+            target=build.target,
+            precision=precision,
+            input_width=release.input_width,
+            input_height=release.input_height,
+            min_confidence=release.policy.min_confidence,
+        ),
+        state=wire_state(build.state),
+        phase=build.phase,
+        progress=build.progress,
+        reason=build.reason,
+        attempts=build.attempts,
+        engine_digest=build.engine_digest,
+        engine_size_bytes=build.engine_size_bytes,
+        report_json=build.report_json,
+        cached=build.cached,
+        builder_id=build.builder_id,
+        end_time=timestamp(build.ended),
+        log_tail=build.log_tail,
+    )
+
+
+def release_message(release: Release, builds: Sequence[Build], *, whole: bool = True) -> releases_service_pb2.Release:
+    """A release; in lists without manifest, reports and logs."""
+    messages = [build_message(release, build) for build in builds]
+    if not whole:
+        for message in messages:
+            message.ClearField("log_tail")
+            message.ClearField("report_json")
+    return releases_service_pb2.Release(
+        id=release.id,
+        state=wire_state(release.state),
+        model_name=release.model_name,
+        model_version=release.model_version,
+        policy=policy_message(release.policy),
+        builds=messages,
+        manifest_digest=release.manifest_digest,
+        manifest=release.manifest if whole else b"",
+        reason=release.reason,
+        create_time=timestamp(release.created),
+        counter=release.counter,
+    )
+
+
+def rollout_message(
+    rollout: Rollout, members: Sequence[Member], online: Sequence[bool]
+) -> rollouts_service_pb2.Rollout:
+    """A rollout with its devices, and whether each is there."""
+    waiting = (MemberState.UPDATING, MemberState.REVERTING)
+    return rollouts_service_pb2.Rollout(
+        id=rollout.id,
+        release_id=rollout.release_id,
+        selector=rollout.selector,
+        state=wire_state(rollout.state),
+        devices=[
+            rollouts_service_pb2.RolloutDevice(
+                device_id=member.device_id,
+                device_name=member.device_name,
+                baseline_release_id=member.baseline_release_id,
+                state=wire_state(member.state),
+                detail=member.detail if there or member.state not in waiting else "offline; catches up when it returns",
+                wave=member.wave,
+                online=there,
+            )
+            for member, there in zip(members, online)
+        ],
+        reason=rollout.reason,
+        create_time=timestamp(rollout.created),
+        end_time=timestamp(rollout.ended),
+    )

@@ -1,0 +1,197 @@
+"""The plane, wired: everything in one process and one event loop.
+
+Example::
+
+    async with Plane.running(config, data_dir, clock=SystemClock()) as plane:
+        print(plane.address)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+from control_plane.artifacts import Artifacts
+from control_plane.auth import Authenticating, Tokens, token_from
+from control_plane.builds import BuildQueue
+from control_plane.changes import Changes
+from control_plane.config import Config
+from control_plane.controller import Controller
+from control_plane.domain.device import Device
+from control_plane.domain.release import Build, Release
+from control_plane.domain.rollout import Rollout
+from control_plane.enrolment import Enrolment
+from control_plane.fleet import Fleet
+from control_plane.links import Links
+from control_plane.models import Models
+from control_plane.registry import Registry
+from control_plane.servicers.artifacts import ArtifactsServicer
+from control_plane.servicers.builds import BuildsServicer
+from control_plane.servicers.devices import DevicesServicer
+from control_plane.servicers.models import ModelsServicer
+from control_plane.servicers.releases import ReleasesServicer
+from control_plane.servicers.rollouts import RolloutsServicer
+from control_plane.signing import Signer
+from control_plane.store.port import Store
+from control_plane.store.sql import SqlStore, sqlite_url
+from control_plane.telemetry import Counting, Metrics
+from maskfleet.clock import Clock
+from maskfleet.errors import UnavailableError
+from maskfleet.keys import load_or_make
+from maskfleet.logs import get_logger
+from maskfleet.rpc.channel import MAX_CONTROL_BYTES
+from maskfleet.rpc.server import AioHealth, add_standard_services_aio, bind, check_listen, make_aio_server
+from maskfleet.v1 import (
+    artifacts_service_pb2_grpc,
+    builds_service_pb2_grpc,
+    devices_service_pb2_grpc,
+    models_service_pb2_grpc,
+    releases_service_pb2_grpc,
+    rollouts_service_pb2_grpc,
+)
+
+SERVICES = tuple(
+    f"maskfleet.v1.{name}Service" for name in ("Artifacts", "Builds", "Devices", "Models", "Releases", "Rollouts")
+)
+TICK_S = 1.0
+COUNT_EVERY = 5  # ticks
+GRACE_S = 4.0
+
+
+class Plane:
+    """A running plane.
+
+    Attributes:
+        address: where the API listens.
+        signer: the plane's key.
+        operator_token_file: for whoever runs it.
+        builder_token_file: for its builders.
+    """
+
+    def __init__(self, config: Config, folder: Path, store: Store, clock: Clock, metrics: Metrics) -> None:
+        self.operator_token_file = folder / "operator.token"
+        self.builder_token_file = folder / "builder.token"
+        self.signer = Signer(load_or_make(folder / "plane.key"))
+        self.address = ""
+        self._config = config
+        self._store = store
+        self._clock = clock
+        self._metrics = metrics
+        self._changes = Changes()
+        self._links = Links()
+        self._artifacts = Artifacts(folder / "artifacts")
+        self._registry = Registry(folder / "mlflow", tracking_uri=config.mlflow_tracking_uri)
+        self._fleet = Fleet(store, self._links, clock)
+        self._queue = BuildQueue(store, self._artifacts, self.signer, self._changes, clock)
+        self._controller = Controller(store, self._fleet, self._links, self.signer, self._changes, clock)
+        self._ticks = 0
+        self._log = get_logger(__name__)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def running(cls, config: Config, folder: Path, *, clock: Clock, metrics: Metrics) -> AsyncIterator[Plane]:
+        """A plane that serves for the block.
+
+        Args:
+            config: as it was given.
+            folder: the data directory, held by the caller.
+            clock: where time comes from.
+            metrics: where numbers go.
+
+        Raises:
+            FleetError: it cannot start, and why.
+        """
+        check_listen(config.listen, allow_remote=config.allow_remote)
+        store = await SqlStore.opened(config.store_url or sqlite_url(folder / "plane.db"))
+        try:
+            plane = cls(config, folder, store, clock, metrics)
+            await plane._queue.resume()
+            await plane._controller.resume()
+            server, health = await plane._serving()
+            ticking = asyncio.create_task(plane._ticking())
+            plane._registry.warm_up()
+            await health.set(serving=True)
+            try:
+                yield plane
+            finally:
+                await health.set(serving=False)
+                plane._links.end_all(UnavailableError("the plane is stopping", remedy="connect again"))
+                await server.stop(GRACE_S)
+                ticking.cancel()
+                await asyncio.gather(ticking, return_exceptions=True)
+                await plane._registry.close()
+                await plane._fleet.tick(clock.now(), at_once=True)
+        finally:
+            await store.close()
+
+    async def _serving(self) -> tuple[grpc.aio.Server, AioHealth]:
+        tokens = Tokens(
+            operator=token_from(self.operator_token_file, "mfo1"),
+            builder=token_from(self.builder_token_file, "mfb1"),
+            plane_public_key=self.signer.public_key,
+        )
+        server = make_aio_server(
+            max_message_bytes=MAX_CONTROL_BYTES, interceptors=[Counting(self._metrics), Authenticating(tokens)]
+        )
+        store, changes = self._store, self._changes
+        enrolment = Enrolment(store, self.signer, self._clock)
+        models = Models(store, self._artifacts, self._registry, self._clock)
+        devices = DevicesServicer(enrolment, self._fleet, self._controller, self.signer, store)
+        rollouts = RolloutsServicer(self._controller, self._fleet, store, changes)
+        added: list[tuple[Any, Any]] = [
+            (artifacts_service_pb2_grpc.add_ArtifactsServiceServicer_to_server, ArtifactsServicer(self._artifacts)),
+            (builds_service_pb2_grpc.add_BuildsServiceServicer_to_server, BuildsServicer(self._queue)),
+            (devices_service_pb2_grpc.add_DevicesServiceServicer_to_server, devices),
+            (models_service_pb2_grpc.add_ModelsServiceServicer_to_server, ModelsServicer(models, store)),
+            (
+                releases_service_pb2_grpc.add_ReleasesServiceServicer_to_server,
+                ReleasesServicer(self._queue, store, changes),
+            ),
+            (rollouts_service_pb2_grpc.add_RolloutsServiceServicer_to_server, rollouts),
+        ]
+        for add, servicer in added:
+            add(servicer, server)
+        health = await add_standard_services_aio(server, SERVICES)
+        self.address = bind(server, self._config.listen)
+        await server.start()
+        return server, health
+
+    async def _ticking(self) -> None:
+        """What time brings about; a failure (the database is away) is logged, and the next tick tries again."""
+        while True:
+            try:
+                await self.tick()
+            except Exception as error:  # noqa: BLE001  # the loop must outlive whatever one round meets
+                self._log.error("a round failed; the next one tries again", reason=str(error), exc_info=error)
+            await asyncio.sleep(TICK_S)
+
+    async def tick(self) -> None:
+        """One round."""
+        now = self._clock.now()
+        await self._queue.tick(now)
+        await self._controller.tick(now)
+        await self._fleet.tick(now)
+        if self._ticks % COUNT_EVERY == 0:
+            await self._count()
+        self._ticks += 1
+
+    async def _count(self) -> None:
+        async with self._store.reading() as look:
+            builds = await look.counts(Build, "state")
+            releases = await look.counts(Release, "state")
+            rollouts = await look.counts(Rollout, "active")
+            devices = await look.total(Device)
+        windows = self._fleet.windows
+        self._metrics.show("builds", builds)
+        self._metrics.show("releases", releases)
+        self._metrics.show("rollouts", {"active": rollouts.get(1, 0), "ended": rollouts.get(0, 0)})
+        self._metrics.show("devices", {"online": self._fleet.online_count(), "enrolled": devices})
+        self._metrics.show(
+            "health_windows",
+            {"stored": windows.stored, "repeated": windows.repeated, "refused": windows.refused},
+        )
