@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def targets() -> list[dict[str, Any]]:
     Raises:
         PreconditionError: the compiler is not installed here.
     """
-    said = _run(["targets", "--json"], timeout=60.0)
+    said = _run(["targets", "-o", "json"], timeout=60.0)
     try:
         found = json.loads(said)
         return [dict(entry) for entry in found]
@@ -41,7 +41,14 @@ def targets() -> list[dict[str, Any]]:
         raise InternalError("the model compiler's list of targets cannot be read") from None
 
 
-def package(model: Path, decoder: str, cache: Path, *, size: tuple[int, int] = (0, 0)) -> Path:
+def package(
+    model: Path,
+    decoder: str,
+    cache: Path,
+    *,
+    size: tuple[int, int] = (0, 0),
+    say: Callable[[str], None] = lambda _text: None,
+) -> Path:
     """A package for an agent on this machine's CPU: compiled once, then taken from the cache.
 
     Args:
@@ -49,6 +56,7 @@ def package(model: Path, decoder: str, cache: Path, *, size: tuple[int, int] = (
         decoder: how its outputs are read.
         cache: directory of packages.
         size: width and height of the engine's input; zeros for the decoder's own.
+        say: is told in a sentence that it takes a moment.
 
     Raises:
         NotFoundError: there is no such file.
@@ -65,6 +73,7 @@ def package(model: Path, decoder: str, cache: Path, *, size: tuple[int, int] = (
     made = cache / key
     if (made / "manifest.json").is_file():
         return made
+    say(f"compiling {model.name} for this machine (kept for the next time)")
     try:
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         work = Path(tempfile.mkdtemp(dir=cache, prefix=".making-"))

@@ -41,8 +41,7 @@ def agent_for_file(
             f"{model.name} needs a decoder that reads its outputs", remedy=f"add --decoder {'|'.join(sorted(DECODERS))}"
         )
     decoder_spec(decoder)
-    say(f"compiling {model.name} for this machine (kept for the next time)")
-    made = package(model, decoder, cache / "packages", size=size)
+    made = package(model, decoder, cache / "packages", size=size, say=say)
     with local_agent(made) as address:
         yield address, f"{model} ({decoder})"
 

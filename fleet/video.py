@@ -44,6 +44,9 @@ _OPTIONS = {
 }
 _UNSPECIFIED = 2  # of AVColorSpace
 _MPEG_RANGE = 1
+_ACCURATE = 2 | 0x40000
+"""Bilinear with accurate rounding (SWS_BILINEAR | SWS_ACCURATE_RND): the fast path darkens a picture by four levels."""
+
 _FALLBACK_RATE = Fraction(25)
 
 
@@ -174,7 +177,7 @@ class VideoSource:
         )
 
     def _upright(self, frame: Any) -> Image:
-        pixels = frame.to_ndarray(format="bgr24", src_color_range=frame.color_range)
+        pixels = frame.to_ndarray(format="bgr24", src_color_range=frame.color_range, interpolation=_ACCURATE)
         turns = round(self.info.rotation / 90)
         upright = np.ascontiguousarray(np.rot90(pixels, turns)) if turns % 4 else pixels
         if upright.shape[:2] != (self.info.height, self.info.width):  # a stream may change its size
@@ -193,7 +196,7 @@ class VideoSink:
         self._path = path
         self._info = info
         self._sounds = sounds
-        self._frames = 0
+        self._last_pts = -(1 << 62)
         self.encoder = _encoder(path.suffix.lower())
         self._stream = container.add_stream(self.encoder, rate=info.rate, options=_OPTIONS.get(self.encoder, {}))
         gif = self.encoder == "gif"
@@ -206,9 +209,11 @@ class VideoSink:
             self._stream.color_range = _MPEG_RANGE
             self._stream.colorspace = info.colorspace
         context = self._stream.codec_context
-        context.time_base = Fraction(1, 100) if gif else _encodable(info.time_base, info.rate)
+        # A GIF counts hundredths of a second, an AVI counts frames.
+        fine = _encodable(info.time_base, info.rate) if path.suffix.lower() != ".avi" else 1 / info.rate
+        context.time_base = Fraction(1, 100) if gif else fine
         for sound in sounds:
-            sound.add_to(container)
+            sound.add_to(container, mp4=path.suffix.lower() in (".mp4", ".m4v"))
 
     @classmethod
     @contextlib.contextmanager
@@ -256,12 +261,14 @@ class VideoSink:
             space = self._info.colorspace
             picture = picture.reformat(
                 format="yuv420p",
+                interpolation=_ACCURATE,
                 dst_colorspace=space if space != _UNSPECIFIED else None,
                 dst_color_range=_MPEG_RANGE,
             )
         else:
             picture = picture.reformat(format=self._stream.pix_fmt)
-        picture.pts = round(pts * self._info.time_base / self._stream.codec_context.time_base)
+        coarse = round(pts * self._info.time_base / self._stream.codec_context.time_base)
+        picture.pts = self._last_pts = max(coarse, self._last_pts + 1)
         picture.time_base = self._stream.codec_context.time_base
         try:
             for sound in self._sounds:
@@ -269,7 +276,6 @@ class VideoSink:
             self._container.mux(self._stream.encode(picture))
         except (av.error.FFmpegError, OSError) as error:
             raise _output_error(self._path, error) from None
-        self._frames += 1
 
     def finish(self) -> None:
         """Writes what is left and puts the file in place.
@@ -306,18 +312,23 @@ class _Sound:
         self._waiting: Any = None
         self._target: Any = None
         self._encode = False
+        self._resampler: Any = None
         self._ended = False
 
-    def add_to(self, container: Any) -> None:
+    def add_to(self, container: Any, *, mp4: bool) -> None:
+        """Adds a stream to the output. MP4 may hold PCM since lately; few players know."""
         name = self._stream.codec_context.name
         try:
-            self._encode = name not in container.supported_codecs
+            self._encode = name not in container.supported_codecs or (mp4 and name.startswith("pcm_"))
             if not self._encode:
                 self._target = container.add_stream_from_template(self._stream)
         except ValueError:
             self._encode = True
         if self._encode:
             self._target = container.add_stream(container.default_audio_codec, rate=self._stream.rate)
+            self._target.layout = {1: "mono", 2: "stereo"}.get(self._stream.channels, self._stream.layout)
+            context = self._target.codec_context
+            self._resampler = _av().AudioResampler(context.format, context.layout, context.rate, context.frame_size)
 
     def until(self, seconds: float, container: Any) -> None:
         """Copies what is heard up to a moment."""
@@ -339,7 +350,8 @@ class _Sound:
             self._waiting = None
             if self._encode:
                 for frame in packet.decode():
-                    container.mux(self._target.encode(frame))
+                    for fitting in self._resampler.resample(frame):
+                        container.mux(self._target.encode(fitting))
             elif packet.dts is not None:  # the last, empty packet of a stream has none
                 packet.stream = self._target
                 container.mux(packet)
@@ -360,6 +372,8 @@ def _container(path: Path) -> Iterator[Any]:
         container = av.open(str(path))
     except FileNotFoundError:
         raise NotFoundError(f"there is no file {path}", remedy="check the path") from None
+    except av.error.EOFError:
+        raise InvalidInputError(f"{path} has no frames", remedy="check that it plays") from None
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InvalidInputError(

@@ -19,8 +19,10 @@ def list_targets(output: FormatOption = Format.TABLE) -> None:
         targets(),
         {
             "TARGET": lambda t: t["name"],
-            "BACKEND": lambda t: t.get("backend", ""),
-            "DESCRIPTION": lambda t: t.get("description", ""),
-            "BUILDS HERE": lambda t: {True: "yes", False: "no"}.get(t.get("buildable"), ""),
+            "BACKEND": lambda t: f"{t['backend']} {t['version']}".rstrip(". "),
+            "COMPUTE CAPABILITIES": lambda t: " ".join(t["sms"]) or "–",
+            "PRECISIONS": lambda t: " ".join(t["precisions"]),
+            "BUILT ON": lambda t: t["builders"],
+            "HERE": lambda t: "yes" if t["buildable_here"] else "no",
         },
     )

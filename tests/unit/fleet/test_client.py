@@ -25,97 +25,9 @@ from maskfleet.errors import (
     UnavailableError,
 )
 from maskfleet.policy import MaskPolicy
-from maskfleet.rpc.server import bind, make_server
-from maskfleet.v1 import masking_pb2, masking_service_pb2, masking_service_pb2_grpc
+from maskfleet.v1 import masking_pb2
 
 FRAME = np.full((24, 32, 3), 200, np.uint8)
-
-
-class Agent(masking_service_pb2_grpc.MaskingServiceServicer):
-    """Inverts pictures, so that a test sees that they went through. Steps wait for ``gate`` where it is set."""
-
-    def __init__(self) -> None:
-        self.credits = 2
-        self.gate: queue.Queue[None] | None = None
-        self.most_in_flight = 0
-        self.config = masking_pb2.StreamConfig()
-        self.seen: list[int] = []
-        self.ended = threading.Event()
-        self.opening: Callable[[], None] = lambda: None
-        self.change: Callable[[masking_pb2.FrameResult], masking_pb2.FrameResult] = lambda result: result
-        self.last: int | None = None
-
-    def Mask(self, requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
-        context.add_callback(self.ended.set)
-        self.config.CopyFrom(next(requests).config)
-        self.opening()
-        yield masking_service_pb2.MaskResponse(opened=masking_pb2.StreamOpened(credits=self.credits))
-        arrived: queue.Queue[Any] = queue.Queue()
-        reader = threading.Thread(target=self._read, args=(requests, arrived), daemon=True)
-        reader.start()
-        while (request := arrived.get()) is not None:
-            self.most_in_flight = max(self.most_in_flight, arrived.qsize() + 1)
-            if self.gate is not None:
-                self.gate.get()
-            self.seen.append(request.frame.sequence)
-            yield masking_service_pb2.MaskResponse(result=self.change(masked(request.frame)))
-            if request.frame.sequence == self.last:
-                return
-
-    @staticmethod
-    def _read(requests: Any, arrived: queue.Queue[Any]) -> None:
-        try:
-            for request in requests:
-                arrived.put(request)
-        except grpc.RpcError:
-            pass
-        arrived.put(None)
-
-    def MaskImage(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        self.config.policy.CopyFrom(request.policy)
-        self.opening()
-        return masking_service_pb2.MaskImageResponse(result=masked(request.frame))
-
-
-def masked(frame: masking_pb2.Frame) -> masking_pb2.FrameResult:
-    result = masking_pb2.FrameResult(
-        sequence=frame.sequence,
-        outcome=masking_pb2.OUTCOME_MASKED,
-        reason=masking_pb2.OUTCOME_REASON_DETECTED,
-        regions=[masking_pb2.Region(x1=1, y1=2, x2=3, y2=4, score=0.5, track_id=7)],
-        timings=[masking_pb2.StageTiming(stage=masking_pb2.STAGE_TOTAL, duration_us=1500)],
-        release_digest="sha256:00",
-    )
-    if frame.WhichOneof("payload") == "raw":
-        result.raw.CopyFrom(frame.raw)
-        result.raw.data = bytes(255 - b for b in frame.raw.data)
-    else:
-        pixels = cv2.imdecode(np.frombuffer(frame.encoded.data, np.uint8), cv2.IMREAD_COLOR)
-        assert pixels is not None
-        result.encoded.CopyFrom(frame.encoded)
-        result.encoded.data = cv2.imencode(".png", 255 - pixels)[1].tobytes()
-    return result
-
-
-@pytest.fixture
-def agent() -> Agent:
-    return Agent()
-
-
-@pytest.fixture
-def server(agent: Agent) -> Iterator[tuple[grpc.Server, str]]:
-    server = make_server(workers=4, max_message_bytes=64 << 20)
-    masking_service_pb2_grpc.add_MaskingServiceServicer_to_server(agent, server)
-    address = bind(server, "127.0.0.1:0")
-    server.start()
-    yield server, address
-    server.stop(0).wait()
-
-
-@pytest.fixture
-def client(server: tuple[grpc.Server, str]) -> Iterator[MaskingClient]:
-    with MaskingClient(server[1]) as client:
-        yield client
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +45,7 @@ def numbered(count: int) -> Iterator[np.ndarray[Any, Any]]:
 
 
 @pytest.mark.parametrize("encoding", ["raw", "png"])
-def test_every_frame_comes_back_once_and_in_order(agent: Agent, client: MaskingClient, encoding: str) -> None:
+def test_every_frame_comes_back_once_and_in_order(agent: Any, client: MaskingClient, encoding: str) -> None:
     results = list(client.stream(numbered(30), encoding=encoding))
     assert [r.sequence for r in results] == list(range(30))
     assert [int(r.image[0, 0, 0]) for r in results if r.image is not None] == [255 - n for n in range(30)]
@@ -151,7 +63,7 @@ def test_a_result_says_what_was_done(client: MaskingClient) -> None:
     assert result.encoded is not None
 
 
-def test_what_the_caller_asks_for_reaches_the_agent(agent: Agent, client: MaskingClient) -> None:
+def test_what_the_caller_asks_for_reaches_the_agent(agent: Any, client: MaskingClient) -> None:
     policy = {"style": "pixelate", "margin": 0.5, "coast_frames": None}
     deadline = timedelta(milliseconds=40)
     list(client.stream([FRAME], policy=policy, jpeg_quality=80, deadline=deadline, max_in_flight=3))
@@ -173,7 +85,7 @@ def test_no_frames_give_no_results(client: MaskingClient) -> None:
     assert list(client.stream([])) == []
 
 
-def test_live_lets_the_newest_frame_win_and_answers_for_the_others(agent: Agent, client: MaskingClient) -> None:
+def test_live_lets_the_newest_frame_win_and_answers_for_the_others(agent: Any, client: MaskingClient) -> None:
     agent.credits, agent.gate = 1, queue.Queue()
     first_sent, all_given = threading.Event(), threading.Event()
 
@@ -231,7 +143,7 @@ def test_what_is_no_picture_is_refused(client: MaskingClient, frame: Any, mode: 
         list(client.stream([frame], mode=mode))
 
 
-def test_ending_early_cancels_the_call_and_ends_the_threads(agent: Agent, client: MaskingClient) -> None:
+def test_ending_early_cancels_the_call_and_ends_the_threads(agent: Any, client: MaskingClient) -> None:
     def endless() -> Generator[np.ndarray[Any, Any], None, None]:
         while True:
             yield FRAME
@@ -250,7 +162,7 @@ def test_an_agent_that_goes_away_ends_the_stream(server: tuple[grpc.Server, str]
         list(results)
 
 
-def test_an_agent_that_ends_too_soon_is_no_success(agent: Agent, client: MaskingClient) -> None:
+def test_an_agent_that_ends_too_soon_is_no_success(agent: Any, client: MaskingClient) -> None:
     agent.last = 2
     with pytest.raises(UnavailableError, match="before every frame"):
         list(client.stream(FRAME for _ in range(9)))
@@ -264,7 +176,7 @@ def test_nobody_there() -> None:
             client.mask_image(FRAME)
 
 
-def test_an_agent_that_never_opens_the_stream(agent: Agent, server: tuple[grpc.Server, str]) -> None:
+def test_an_agent_that_never_opens_the_stream(agent: Any, server: tuple[grpc.Server, str]) -> None:
     release = threading.Event()
     agent.opening = lambda: [release.wait(20), None][1]
     with MaskingClient(server[1], timeout=timedelta(milliseconds=200)) as client:
@@ -276,7 +188,7 @@ def test_an_agent_that_never_opens_the_stream(agent: Agent, server: tuple[grpc.S
 
 
 @pytest.mark.parametrize("error", [CapacityError("every stream is taken", remedy="try later"), BadFrameError("0×0")])
-def test_the_agents_errors_keep_their_class(agent: Agent, client: MaskingClient, error: FleetError) -> None:
+def test_the_agents_errors_keep_their_class(agent: Any, client: MaskingClient, error: FleetError) -> None:
     def refuse() -> None:
         raise error
 
@@ -301,13 +213,13 @@ def _unknown_outcome(result: masking_pb2.FrameResult) -> masking_pb2.FrameResult
 
 
 @pytest.mark.parametrize("change", [_renumbered, _without_picture, _unknown_outcome])
-def test_a_result_that_cannot_be_is_an_error(agent: Agent, client: MaskingClient, change: Any) -> None:
+def test_a_result_that_cannot_be_is_an_error(agent: Any, client: MaskingClient, change: Any) -> None:
     agent.change = change
     with pytest.raises(InternalError):
         list(client.stream([FRAME]))
 
 
-def test_a_dropped_frame_has_no_picture_even_where_one_is_sent(agent: Agent, client: MaskingClient) -> None:
+def test_a_dropped_frame_has_no_picture_even_where_one_is_sent(agent: Any, client: MaskingClient) -> None:
     def dropped(result: masking_pb2.FrameResult) -> masking_pb2.FrameResult:
         result.outcome, result.reason = masking_pb2.OUTCOME_DROPPED, 99  # type: ignore[assignment]
         return result
@@ -324,7 +236,7 @@ def test_a_raw_result_of_the_wrong_size_is_no_picture() -> None:
         _ = MaskedFrame(0, Outcome.MASKED, Reason.DETECTED, encoded=b"123").image
 
 
-def test_a_single_image(agent: Agent, client: MaskingClient) -> None:
+def test_a_single_image(agent: Any, client: MaskingClient) -> None:
     result = client.mask_image(FRAME, policy=MaskPolicy(style=Style.SOLID))
     assert result.image is not None
     assert result.image[0, 0, 0] == 55
