@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -188,8 +188,7 @@ def _svg(figure: Figure) -> str:
     import matplotlib as mpl
 
     file = io.StringIO()
-    options: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": "maskfleet", "font.family": "sans-serif"}
-    with mpl.rc_context(options):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "maskfleet"}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]

