@@ -199,6 +199,8 @@ class Plane:
             if stop():
                 raise CanceledError("the upload was stopped") from None
             raise status.from_rpc_error(error, peer=self._peer) from None
+        if stop():
+            raise CanceledError("the upload was stopped")
 
     def _unary(self, method: Callable[..., _T], request: object) -> Any:
         return self._answer(lambda: method(request, timeout=_CALL_S, metadata=self._metadata()))
