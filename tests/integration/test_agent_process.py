@@ -1,0 +1,353 @@
+"""The agent as a process: it joins, updates itself, and comes back from being killed at the worst moments."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import grpc
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from maskfleet.errors import FleetError
+from maskfleet.manifest import MANIFEST_TYPE, Envelope
+from maskfleet.policy import MaskPolicy, Style
+from maskfleet.rpc.status import from_rpc_error
+from maskfleet.v1 import devices_pb2, masking_pb2, masking_service_pb2, masking_service_pb2_grpc
+from tests.integration.plane_stub import PlaneStub
+
+COMMITTED, REVERTED = devices_pb2.COMPONENT_STATE_COMMITTED, devices_pb2.COMPONENT_STATE_REVERTED
+ROOT = Path(__file__).parents[2]
+PICTURE = (ROOT / "edge_agent" / "golden" / "two-faces.jpg").read_bytes()
+WAIT_S = 30
+
+
+def prepared(weights: Path, noise: float = 0.0) -> bytes:
+    """CenterFace at 320×256; with noise on its weights it is no detector any more."""
+    onnx = pytest.importorskip("onnx")
+    from maskfleet.decoding import decoder_spec
+    from model_compiler.prepare import prepare
+
+    made = prepare(weights.read_bytes(), decoder_spec("centerface"), 320, 256).model
+    if not noise:
+        return made
+    model = onnx.load_from_string(made)
+    random = np.random.default_rng(7)
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.ndim == 4:
+            noised = values + noise * values.std() * random.standard_normal(values.shape).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(noised.astype(np.float32), tensor.name))
+    return bytes(model.SerializeToString())
+
+
+@pytest.fixture(scope="module")
+def engine(centerface_path: Path) -> bytes:
+    return prepared(centerface_path)
+
+
+@pytest.fixture(scope="module")
+def other_engine(engine: bytes) -> bytes:
+    """Another file that finds the same faces."""
+    return engine + b"\x72\x04\x0a\x02ab"  # one more entry of metadata_props
+
+
+class Agent:
+    """A running agent."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self.process = process
+        self.log = log
+        line = process.stdout.readline() if process.stdout else ""
+        assert line, f"no ready line: {log.read_text()[-2000:]}"
+        self.ready = json.loads(line)
+        self.device = str(self.ready["device_id"])
+        self.channel = grpc.insecure_channel(self.ready["listen"])
+
+    def health(self) -> int:
+        answer = health_pb2_grpc.HealthStub(self.channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        return int(answer.status)
+
+    def wait_serving(self) -> None:
+        """Returns once health says SERVING."""
+        for update in health_pb2_grpc.HealthStub(self.channel).Watch(health_pb2.HealthCheckRequest(), timeout=WAIT_S):
+            if update.status == health_pb2.HealthCheckResponse.SERVING:
+                return
+
+    def mask(self) -> masking_pb2.FrameResult:
+        frame = masking_pb2.Frame(
+            sequence=1, encoded=masking_pb2.EncodedImage(encoding=masking_pb2.IMAGE_ENCODING_JPEG, data=PICTURE)
+        )
+        try:
+            stub = masking_service_pb2_grpc.MaskingServiceStub(self.channel)
+            return stub.MaskImage(masking_service_pb2.MaskImageRequest(frame=frame), timeout=WAIT_S).result
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://{self.ready['metrics']}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(WAIT_S)
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(WAIT_S)
+
+
+class Bench:
+    """A data directory, a plane, and agents on them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.plane = PlaneStub()
+        self.token = path / "join.token"
+        self.token.write_text(f"{self.plane.join_token}\n")
+        self._closing = contextlib.ExitStack()
+
+    def command(self, *more: str) -> list[str]:
+        return [
+            sys.executable, "-m", "edge_agent", "--data-dir", str(self.path / "agent"), "--listen", "127.0.0.1:0",
+            "--threads", "1", "--soak-s", "0.5", "--health-interval-s", "0.5", *more,
+        ]  # fmt: skip
+
+    def agent(self, *more: str, environ: dict[str, str] | None = None) -> Agent:
+        arguments = more or ("--plane", self.plane.address, "--join-token-file", str(self.token))
+        log = self.path / "agent.log"
+        with log.open("a") as errors:
+            process = subprocess.Popen(
+                self.command(*arguments), stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT,
+                env={**os.environ, **(environ or {})},
+            )  # fmt: skip
+        self._closing.callback(self._end, process)
+        return Agent(process, log)
+
+    @staticmethod
+    def _end(process: subprocess.Popen[str]) -> None:
+        if process.poll() is None:
+            process.kill()
+        process.wait(WAIT_S)
+        if process.stdout:
+            process.stdout.close()
+
+    def close(self) -> None:
+        self._closing.close()
+        self.plane.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def serving(bench: Bench, engine: bytes) -> Agent:
+    """An agent that has committed r-1."""
+    agent = bench.agent()
+    bench.plane.assign(agent.device, 1, "r-1", bench.plane.manifest("r-1", engine))
+    bench.plane.wait_report(1, COMMITTED)
+    return agent
+
+
+def masked(result: masking_pb2.FrameResult) -> None:
+    """Both faces are masked, and the picture is another."""
+    assert (result.outcome, len(result.regions)) == (masking_pb2.OUTCOME_MASKED, 2)
+    before = cv2.imdecode(np.frombuffer(PICTURE, np.uint8), cv2.IMREAD_COLOR)
+    after = cv2.imdecode(np.frombuffer(result.encoded.data, np.uint8), cv2.IMREAD_COLOR)
+    assert before is not None
+    assert after is not None
+    for x1, y1, x2, y2 in ((49, 76, 113, 148), (242, 137, 283, 184)):
+        assert np.abs(before[y1:y2, x1:x2].astype(int) - after[y1:y2, x1:x2].astype(int)).mean() > 5
+
+
+def test_a_device_joins_takes_a_release_and_masks(bench: Bench, engine: bytes) -> None:
+    agent = bench.agent("--plane", bench.plane.address, "--join-token-file", str(bench.token), "--name", "cam-1")
+    assert agent.health() == health_pb2.HealthCheckResponse.NOT_SERVING
+    with pytest.raises(FleetError, match="no release is loaded"):
+        agent.mask()
+    bench.plane.assign(agent.device, 1, "r-1", bench.plane.manifest("r-1", engine))
+    component = bench.plane.wait_report(1, COMMITTED)
+    assert (component.serving_release_id, component.target) == ("r-1", "ort-cpu")
+    agent.wait_serving()
+    masked(agent.mask())
+    assert 'maskfleet_release_info{release="r-1",target="ort-cpu"} 1.0' in agent.metrics()
+    assert 'maskfleet_engine_swaps_total{result="swapped"} 1.0' in agent.metrics()
+    window = bench.plane.wait(lambda: next((w for w in bench.plane.windows if w.frames_by_outcome.get("MASKED")), None))
+    assert (window.release_id, window.detections, window.starts) == ("r-1", 2, 1)
+    assert sum(window.latency_ms_by_stage["TOTAL"].counts) == 1
+    sequences = [w.sequence for w in bench.plane.windows]
+    assert sequences == sorted(set(sequences))
+    assert agent.end() == 0
+    modes = {name: (bench.path / "agent" / name).stat().st_mode & 0o777 for name in ("device.key", "credential.json")}
+    assert set(modes.values()) == {0o600}
+    assert str(bench.plane.join_token) not in agent.log.read_text()
+
+
+def test_an_agent_killed_in_the_middle_of_a_download_goes_on_where_it_was(bench: Bench, engine: bytes) -> None:
+    plane = bench.plane
+    plane.hold_after = 3 << 20
+    agent = bench.agent()
+    plane.assign(agent.device, 1, "r-1", plane.manifest("r-1", engine))
+    plane.wait(lambda: plane.reports and plane.reports[-1].components[0].bytes_done == plane.hold_after)
+    part = bench.path / "agent" / "updates" / "parts"
+    agent.kill()
+    kept = sum(file.stat().st_size for file in part.iterdir())
+    assert kept == plane.hold_after
+    plane.release_hold()
+    again = bench.agent()
+    plane.wait_report(1, COMMITTED)
+    assert plane.offsets == [0, kept]
+    assert plane.enrolled == [agent.device], "it joins once"
+    masked(again.mask())
+
+
+def test_an_agent_killed_in_the_middle_of_a_stream_comes_back_masking(bench: Bench, serving: Agent) -> None:
+    def requests() -> Iterator[masking_service_pb2.MaskRequest]:
+        config = masking_pb2.StreamConfig(mode=masking_pb2.STREAM_MODE_LIVE)
+        yield masking_service_pb2.MaskRequest(config=config)
+        for sequence in range(10_000):
+            encoded = masking_pb2.EncodedImage(encoding=masking_pb2.IMAGE_ENCODING_JPEG, data=PICTURE)
+            yield masking_service_pb2.MaskRequest(frame=masking_pb2.Frame(sequence=sequence, encoded=encoded))
+
+    def stream_and_kill() -> None:
+        results = 0
+        for response in masking_service_pb2_grpc.MaskingServiceStub(serving.channel).Mask(requests()):
+            results += response.HasField("result")
+            if results == 3:
+                serving.kill()
+
+    with pytest.raises(grpc.RpcError):
+        stream_and_kill()
+    again = bench.agent()
+    again.wait_serving()
+    masked(again.mask())
+
+
+def test_a_restart_without_the_plane_serves_what_is_committed(bench: Bench, serving: Agent) -> None:
+    assert serving.end() == 0
+    bench.plane.close()
+    again = bench.agent()
+    again.wait_serving()
+    masked(again.mask())
+    again.end()
+    alone = bench.agent("--name", "alone")
+    alone.wait_serving()
+    masked(alone.mask())
+
+
+def test_another_policy_comes_without_a_download(bench: Bench, serving: Agent, engine: bytes) -> None:
+    manifest = bench.plane.manifest("r-2", engine, policy=MaskPolicy(style=Style.SOLID))
+    bench.plane.assign(serving.device, 2, "r-2", manifest)
+    bench.plane.wait_report(2, COMMITTED)
+    assert bench.plane.offsets == [0]
+    masked(serving.mask())
+
+
+def test_what_is_wrong_is_refused_and_the_old_release_serves_on(
+    bench: Bench, serving: Agent, engine: bytes, other_engine: bytes, centerface_path: Path
+) -> None:
+    plane = bench.plane
+    stranger = Ed25519PrivateKey.from_private_bytes(b"x" * 32)
+    noised = prepared(centerface_path, noise=0.5)
+    before = serving.mask().release_digest
+    wrong = plane.manifest("r-3", other_engine[::-1], promised=other_engine)
+    for generation, words, manifest, key in (
+        (2, "no trusted key", plane.manifest("r-2", engine), stranger),
+        (3, "its manifest says", wrong, None),
+        (4, "the engine finds", plane.manifest("r-4", noised), None),
+    ):
+        plane.assign(serving.device, generation, f"r-{generation}", manifest, key=key)
+        component = plane.wait_report(generation, REVERTED)
+        assert words in component.reason
+        assert component.serving_release_id == "r-1"
+        result = serving.mask()
+        masked(result)
+        assert result.release_digest == before
+    plane.assign(serving.device, 1, "r-1", plane.manifest("r-1", engine))
+    plane.wait(lambda: "older than 4" in plane.reports[-1].components[0].reason)
+    plane.assign(serving.device, 5, "r-5", plane.manifest("r-5", other_engine))
+    assert plane.wait_report(5, COMMITTED).serving_release_id == "r-5"
+    masked(serving.mask())
+
+
+def test_health_windows_survive_the_agent_and_the_absence_of_the_plane(bench: Bench, serving: Agent) -> None:
+    bench.plane.close()
+    serving.mask()
+    assert serving.end() == 0
+    bench.plane = PlaneStub(bench.plane.address)
+    bench.agent()
+    window = bench.plane.wait(lambda: next((w for w in bench.plane.windows if w.frames_by_outcome.get("MASKED")), None))
+    assert window.boot_id != bench.plane.hellos[-1].boot_id
+
+
+def test_a_plane_with_another_key_than_the_tokens_is_not_joined(bench: Bench) -> None:
+    other = PlaneStub()
+    other.key = Ed25519PrivateKey.from_private_bytes(b"x" * 32)
+    other.join_token = bench.plane.join_token
+    done = bench.agent("--plane", other.address, "--join-token-file", str(bench.token))
+    assert done.process.wait(WAIT_S) == 1
+    last = done.log.read_text().splitlines()[-1]
+    assert last.startswith("error: the plane's key is ")
+    assert not (bench.path / "agent" / "credential.json").exists()
+    other.close()
+
+
+def wrong_starts(path: Path) -> dict[str, tuple[list[str], int, str]]:
+    package, token = path / "package", path / "token"
+    package.mkdir()
+    token.write_text("mfo1.not-a-join-token")
+    return {
+        "nothing to mask with": ([], 2, "error: there is nothing to mask with"),
+        "a plane without a token": (["--plane", "127.0.0.1:1"], 2, "error: this device is not enrolled"),
+        "a package and a plane": (["--plane", "127.0.0.1:1", "--package", "x"], 2, "error: --package and --plane"),
+        "no package": (["--package", str(package)], 2, "error: "),
+        "a token of another kind": (
+            ["--plane", "127.0.0.1:1", "--join-token-file", str(token)], 2, "error: this is no join token",
+        ),
+        "no token file": (["--plane", "127.0.0.1:1", "--join-token-file", "/nowhere"], 2, "error: the join token file"),
+        "open to the network": (["--listen", "0.0.0.0:0", "--package", "x"], 2, "error: 0.0.0.0:0 can be reached"),
+        "a directory that cannot be": (["--data-dir", "/dev/null/x", "--package", "x"], 1, "error: the data directory"),
+        "a number that is none": (["--threads", "many"], 2, "error: --threads is 'many'"),
+    }  # fmt: skip
+
+
+def test_a_wrong_start_is_one_line_and_an_exit_status(tmp_path: Path) -> None:
+    for name, (arguments, status, words) in wrong_starts(tmp_path).items():
+        command = [sys.executable, "-m", "edge_agent", "--data-dir", str(tmp_path / "agent"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False, cwd=ROOT)
+        assert (done.returncode, done.stdout) == (status, ""), (name, done.stderr)
+        assert done.stderr.startswith(words), (name, done.stderr)
+        assert done.stderr.count("\n") == 1, (name, done.stderr)
+
+
+def test_a_package_is_masked_with_by_itself(bench: Bench, engine: bytes) -> None:
+    package = bench.path / "package"
+    (package / "engines").mkdir(parents=True)
+    payload = bench.plane.manifest("local", engine)
+    (package / "manifest.json").write_bytes(Envelope(payload, MANIFEST_TYPE, {}).to_bytes())
+    for digest, data in bench.plane.artifacts.items():
+        (package / "engines" / digest[7:]).write_bytes(data)
+    agent = bench.agent("--package", str(package))
+    assert agent.health() == health_pb2.HealthCheckResponse.SERVING
+    masked(agent.mask())
+    assert agent.end() == 0
+    for file in (package / "engines").iterdir():
+        file.write_bytes(file.read_bytes()[::-1])
+    command = bench.command("--package", str(package))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the engine's bytes have digest")
