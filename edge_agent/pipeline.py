@@ -27,6 +27,7 @@ from edge_agent.masking import guard
 from edge_agent.masking.detections import Region
 from edge_agent.masking.detector import Detector
 from edge_agent.masking.frames import DEFAULT_JPEG_QUALITY, Encoding, SourceFrame, decode, encode, size_of
+from edge_agent.masking.motion import CameraMotion
 from edge_agent.masking.outcomes import Outcome, Reason, Stage
 from edge_agent.masking.preprocess import Picture
 from edge_agent.masking.styles import MaskedFrame, mask
@@ -177,6 +178,7 @@ class FrameMasker:
         self._clock = clock or SystemClock()
         self._observe = observe
         self._tracker = Tracker() if tracking else None
+        self._camera = CameraMotion()
         self._detector: Detector | None = None
         self._policy: tuple[MaskPolicy, MaskPolicy] | None = None
 
@@ -277,7 +279,12 @@ class FrameMasker:
             if self._tracker is None:
                 return tuple(Region(*box) for box in found.boxes.tolist())
             regions = self._tracker.update(
-                found.boxes, policy, width=picture.shape[1], height=picture.shape[0], frames=frames
+                found.boxes,
+                policy,
+                width=picture.shape[1],
+                height=picture.shape[0],
+                frames=frames,
+                camera=self._camera.shift(picture),
             )
             attempt.tracked = True
             return tuple(regions)

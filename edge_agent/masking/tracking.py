@@ -2,12 +2,13 @@
 
 Rules, in the order in which they are applied to each frame:
 
-1. Tracks move on by their own velocity (constant velocity, smoothed).
-2. Sure detections continue the tracks that they overlap, best overlap first. A detection that no track claims begins a
-   track and is masked at once: a face is never asked to prove itself.
+1. Tracks move on with the camera (:mod:`edge_agent.masking.motion`) and by their own velocity, constant and smoothed.
+2. Sure detections continue the tracks that they overlap, best overlap first. A sure detection that no track claims
+   begins one and is masked at once: a face is never asked to prove itself.
 3. Weak detections, too weak to begin a track, may continue one: the same face, blurred or half hidden, scores lower for
-   a moment. (The second association of ByteTrack, Zhang et al., ECCV 2022, arXiv 2110.06864.) At the edges
-   of the frame weak detections begin tracks too, since half a face scores about half.
+   a moment. (The second association of ByteTrack, Zhang et al., ECCV 2022, arXiv 2110.06864.) At the edges of the frame
+   weak detections begin tracks too, since half a face scores about half; such a track does not coast until a sure
+   detection has confirmed it.
 4. A track that nothing continued coasts: it is masked where it should be by now, wider with every frame that passes. It
    ends after ``coast_frames``, or when almost nothing of it is left inside the frame.
 
@@ -17,7 +18,7 @@ are in source pixels, whatever the engine's input is.
 Example::
 
     tracker = Tracker()
-    regions = tracker.update(boxes, policy, width=1280, height=720)
+    regions = tracker.update(boxes, policy, width=1280, height=720, camera=camera.shift(frame))
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ WEAK_SHARE = 0.5
 """A detection from this share of ``min_confidence`` may continue a track."""
 
 _SMOOTHING = 0.5
-"""How much of a new velocity is believed. Detectors' boxes tremble by some per cent."""
+"""How much of a velocity's error is put right at once. Detectors' boxes tremble by some per cent."""
 
 _WIDENING = 0.06
 """By how much of its size a coasting box grows on each side with each frame."""
@@ -45,10 +46,11 @@ _MAX_WIDENING = 0.4
 _LEAST_VISIBLE = 0.15
 """A coasting track ends when less of its area than this lies inside the frame."""
 
-_EDGE = 0.02
+_EDGE = 0.01
 """A box this close to an edge, as a share of the frame's longer side, may be a face that is cut off."""
 
 _MOST_TRACKS = 512
+_STILL = (0.0, 0.0)
 
 
 def weakest(policy: MaskPolicy) -> float:
@@ -66,11 +68,11 @@ class Track:
         y: centre.
         width: in source pixels.
         height: in source pixels.
-        vx: pixels a frame.
-        vy: pixels a frame.
         score: of the last detection.
+        confirmed: one of its detections was sure.
+        vx: its own velocity, apart from the camera's, in pixels a frame.
+        vy: the same, downwards.
         missed: frames since the last detection.
-        age: detections so far.
     """
 
     track_id: int
@@ -78,35 +80,41 @@ class Track:
     y: float
     width: float
     height: float
-    vx: float
-    vy: float
     score: float
-    missed: int
-    age: int
+    confirmed: bool
+    vx: float = 0.0
+    vy: float = 0.0
+    missed: int = 0
 
-    def moved(self, frames: int) -> Track:
+    @classmethod
+    def begun(cls, track_id: int, box: Sequence[float], *, sure: bool) -> Track:
+        """With its first detection: x1, y1, x2, y2, score."""
+        x1, y1, x2, y2, score = box
+        return cls(track_id, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, score, sure)
+
+    def moved(self, frames: int, camera: tuple[float, float]) -> Track:
         """Where it should be some frames later, as yet without a detection."""
         return dataclasses.replace(
-            self, x=self.x + self.vx * frames, y=self.y + self.vy * frames, missed=self.missed + frames
+            self,
+            x=self.x + self.vx * frames + camera[0],
+            y=self.y + self.vy * frames + camera[1],
+            missed=self.missed + frames,
         )
 
-    def continued(self, box: Sequence[float], frames: int, *, cut: bool) -> Track:
-        """With a detection.
+    def continued(self, box: Sequence[float], *, sure: bool, cut: bool) -> Track:
+        """With another detection, once it was moved to where it should be.
 
         Args:
             box: x1, y1, x2, y2, score.
-            frames: how many passed since the track's last detection.
-            cut: the box touches an edge, so that its centre and size are not the face's.
+            sure: the score is no weak one.
+            cut: the box touches an edge, so that its centre is not the face's.
         """
-        x1, y1, x2, y2, score = box
-        x, y, width, height = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
-        vx, vy = self.vx, self.vy
-        if not cut:
-            # self.x is where it was expected: what is left is the error of its velocity over those frames.
-            gain = 1.0 if self.age == 1 else _SMOOTHING
-            vx += gain * (x - self.x) / frames
-            vy += gain * (y - self.y) / frames
-        return Track(self.track_id, x, y, width, height, vx, vy, score, 0, self.age + 1)
+        found = Track.begun(self.track_id, box, sure=sure or self.confirmed)
+        # What is left between expected and found is the error of the velocity over the frames since.
+        gain = 0.0 if cut else _SMOOTHING / max(1, self.missed)
+        return dataclasses.replace(
+            found, vx=self.vx + gain * (found.x - self.x), vy=self.vy + gain * (found.y - self.y)
+        )
 
     def box(self) -> tuple[float, float, float, float]:
         """x1, y1, x2, y2 in source pixels, widened as it coasts."""
@@ -130,7 +138,14 @@ class Tracker:
         self._size = (0, 0)
 
     def update(
-        self, boxes: FloatArray, policy: MaskPolicy, *, width: int, height: int, frames: int = 1
+        self,
+        boxes: FloatArray,
+        policy: MaskPolicy,
+        *,
+        width: int,
+        height: int,
+        frames: int = 1,
+        camera: tuple[float, float] = _STILL,
     ) -> list[Region]:
         """One frame's regions.
 
@@ -140,43 +155,50 @@ class Tracker:
             width: of the frame, in pixels.
             height: of the frame, in pixels.
             frames: how many frames of the stream this one is after the last that was given.
+            camera: by how many pixels the picture as a whole moved right and down since then.
         """
-        self.skip(frames, policy, width=width, height=height)
+        self.skip(frames, policy, width=width, height=height, camera=camera)
         tracks = list(self.tracks)
         cut = _at_edge(boxes, width, height)
         sure = boxes[:, 4] >= policy.min_confidence
         free = list(range(len(tracks)))
         starting: list[int] = []
-        for group in (np.flatnonzero(sure), np.flatnonzero(~sure)):
-            pairs = _matched(np.array([tracks[i].box() for i in free]).reshape(-1, 4), boxes[group], policy.track_iou)
-            for of_track, of_box in pairs:
-                index, row = free[of_track], group[of_box]
-                before = tracks[index]
-                tracks[index] = before.continued(boxes[row].tolist(), max(1, before.missed), cut=bool(cut[row]))
-            claimed = {of_track for of_track, _ in pairs}
+        for rows in (np.flatnonzero(sure), np.flatnonzero(~sure)):
+            expected = np.array([tracks[index].box() for index in free]).reshape(-1, 4)
+            pairs = _matched(expected, boxes[rows], policy.track_iou)
+            for place, column in pairs:
+                index, row = free[place], int(rows[column])
+                tracks[index] = tracks[index].continued(boxes[row].tolist(), sure=bool(sure[row]), cut=bool(cut[row]))
+            claimed, taken = {place for place, _ in pairs}, {column for _, column in pairs}
             free = [index for place, index in enumerate(free) if place not in claimed]
-            taken = {of_box for _, of_box in pairs}
-            starting += [int(row) for place, row in enumerate(group) if place not in taken and (sure[row] or cut[row])]
+            starting += [int(row) for column, row in enumerate(rows) if column not in taken and (sure[row] or cut[row])]
         for row in starting:
-            x1, y1, x2, y2, score = boxes[row].tolist()
             self._last_id += 1
-            tracks.append(Track(self._last_id, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 0.0, 0.0, score, 0, 1))
-        self.tracks = tuple(track for track in tracks if track.missed <= policy.coast_frames)
+            tracks.append(Track.begun(self._last_id, boxes[row].tolist(), sure=bool(sure[row])))
+        self.tracks = tuple(t for t in tracks if t.missed <= (policy.coast_frames if t.confirmed else 0))
         return [
             Region(*track.box(), score=track.score, track_id=track.track_id, coasted=track.missed > 0)
             for track in self.tracks
         ]
 
-    def skip(self, frames: int, policy: MaskPolicy, *, width: int, height: int) -> None:
-        """Frames passed in which nothing could be detected: tracks move on, and old ones end."""
+    def skip(
+        self,
+        frames: int,
+        policy: MaskPolicy,
+        *,
+        width: int,
+        height: int,
+        camera: tuple[float, float] = _STILL,
+    ) -> None:
+        """Frames passed, of which nothing else is known: tracks move on, and old ones end."""
         if self._size != (width, height):
             # Another picture altogether: what was at a place is no longer there.
             self.tracks, self._size = (), (width, height)
-        moved = (track.moved(frames) for track in self.tracks)
+        moved = (track.moved(frames, camera) for track in self.tracks)
         living = [
             track
             for track in moved
-            # One more than it may coast: this frame may still hold its detection.
+            # One step more than it may coast: this frame may hold its next detection.
             if track.missed <= policy.coast_frames + frames and track.visible(width, height) >= _LEAST_VISIBLE
         ]
         self.tracks = tuple(living[-_MOST_TRACKS:])
@@ -196,13 +218,9 @@ def _matched(tracks: npt.NDArray[np.float64], boxes: FloatArray, least: float) -
         return []
     shares = iou_matrix(tracks, boxes)
     rows, columns = np.nonzero(shares >= max(least, 1e-3))
-    pairs: list[tuple[int, int]] = []
-    used_tracks: set[int] = set()
-    used_boxes: set[int] = set()
+    pairs: dict[int, int] = {}
     for place in np.argsort(-shares[rows, columns], kind="stable"):
         row, column = int(rows[place]), int(columns[place])
-        if row not in used_tracks and column not in used_boxes:
-            used_tracks.add(row)
-            used_boxes.add(column)
-            pairs.append((row, column))
-    return pairs
+        if row not in pairs and column not in pairs.values():
+            pairs[row] = column
+    return list(pairs.items())
