@@ -37,7 +37,16 @@ def test_a_join_token_stays_out_of_logs() -> None:
     assert TOKEN.secret not in redacted(f"enrolled with {TOKEN}") + repr(TOKEN)
 
 
-@pytest.mark.parametrize("text", ["", "mfj1", "mfj1.short." + "0" * 32, str(TOKEN)[:-1], "mfo1." + str(TOKEN)[5:]])
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="nothing"),
+        pytest.param("mfj1", id="its first word alone"),
+        pytest.param("mfj1.short." + "0" * 32, id="a short secret"),
+        pytest.param(str(TOKEN)[:-1], id="a letter missing"),
+        pytest.param("mfo1." + str(TOKEN)[5:], id="an operator's token"),
+    ],
+)
 def test_what_is_no_join_token_is_refused(text: str) -> None:
     with pytest.raises(InvalidInputError, match="no join token"):
         JoinToken.parse(text)
