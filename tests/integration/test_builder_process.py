@@ -330,16 +330,23 @@ def test_a_builder_that_is_killed_leaves_nothing_running_and_the_next_one_builds
     plane.add(centerface_path, target="rtx-turing")
     with builder(address, tmp_path) as process:
         assert plane.building.wait(PATIENCE_S)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        children = [
+            int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        ]
         assert children
+        for child in children:
+            os.kill(child, signal.SIGSTOP)  # so that it does not end by itself
         process.kill()
         process.wait(PATIENCE_S)
-        gone = threading.Event()
+        pause = threading.Event()
         for _ in range(100):
-            if not any(alive(int(child)) for child in children):
+            if not any(alive(child) for child in children):
                 break
-            gone.wait(0.05)
-        assert not any(alive(int(child)) for child in children)
+            pause.wait(0.05)
+        left = [child for child in children if alive(child)]
+        for child in left:
+            os.kill(child, signal.SIGKILL)
+        assert not left
     plane.add(centerface_path, target="rtx-turing")  # the lease ran out, and the plane gives it out again
     with builder(address, tmp_path):
         end = plane.end()
