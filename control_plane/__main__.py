@@ -55,6 +55,7 @@ def main() -> int:
         # MLflow's own variable is what its users know.
         tracking = settings.mlflow_tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
         settings = dataclasses.replace(settings, mlflow_tracking_uri=tracking)
+        os.umask(0o077)  # databases and what MLflow keeps are for the owner alone
         logs.configure("control_plane", level=settings.log_level)
         asyncio.run(serve(settings))
     except FleetError as error:
