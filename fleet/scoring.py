@@ -8,8 +8,9 @@ What is measured is the picture, never the agent's report of it. A pixel counts 
    mosaic and solid paint take out almost all structure, another round of JPEG a few percent.
 3. *Kept* is a window that has structure to lose (over :data:`NOISE` squared) and lost less than that.
 4. A window that is flat in both cannot tell: blurred skin looks like skin. Such pixels go with the nearest pixel that
-   can tell, so a flat cheek inside a blurred head is altered and a flat wall beside it is not.
-5. Where nothing in the whole picture was redrawn, nothing is altered.
+   can tell, if that is within :data:`REACH`: a flat cheek inside a blurred head is altered, a flat wall beside it is
+   not.
+5. All others are not altered.
 
 So no report can lie, a flat patch fools nobody in either direction, and the same picture encoded again (JPEG, quality
 85 or better) is altered nowhere. From there:
@@ -49,6 +50,9 @@ NOISE = 8.0
 
 LOST = 0.25
 """Share of its structure that a window must lose to be redrawn."""
+
+REACH = 8.0
+"""Pixels within which flat pixels go with one that can tell."""
 
 COVERED = 0.9
 """Share of a face's ellipse that must be altered."""
@@ -208,13 +212,13 @@ def altered(source: Image, result: Image) -> Bits:
 
 
 def _nearest(values: Bits, known: Bits) -> Bits:
-    """Values where they are known; elsewhere the value at the nearest pixel where they are."""
-    _, labels = cv2.distanceTransformWithLabels(
+    """Values where they are known; elsewhere the value at the nearest pixel where they are, False beyond reach."""
+    distance, labels = cv2.distanceTransformWithLabels(
         (~known).astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
     )
     by_label = np.zeros(int(labels.max()) + 1, np.bool_)
     by_label[labels[known]] = values[known]
-    return np.asarray(by_label[labels], np.bool_)
+    return np.asarray(by_label[labels] & (distance <= REACH), np.bool_)
 
 
 def ellipse(box: tuple[float, float, float, float], *, width: int, height: int) -> tuple[slice, slice, Bits]:

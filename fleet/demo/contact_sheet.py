@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from fleet.results import Image
 from fleet.scoring import TrueFace
-from maskfleet.datadir import write_atomic
-from maskfleet.errors import OutputError
 
 PAIRS = 8
 _COLUMNS = 2
@@ -96,16 +93,3 @@ def sheet(pairs: Sequence[Pair]) -> Image:
             canvas[y : y + height, left : left + width] = small
         cv2.putText(canvas, pair.caption, (x, y + height + 21), cv2.FONT_HERSHEY_DUPLEX, 0.46, _INK, 1, cv2.LINE_AA)
     return canvas
-
-
-def write_sheet(path: Path, pairs: Sequence[Pair]) -> None:
-    """Writes the sheet as a PNG file, mode 0600.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    data = cv2.imencode(".png", sheet(pairs))[1].tobytes()
-    try:
-        write_atomic(path, data)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error.strerror})", remedy="check the folder") from None

@@ -9,14 +9,19 @@ Example::
 from __future__ import annotations
 
 import dataclasses
+import os
+import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+from fleet.demo.scene import HEIGHT, WIDTH
 from fleet.demo.streams import Stream, source_index
+from fleet.demo.verdict import judge
 from fleet.results import MaskedFrame, Outcome, decode
 from fleet.scoring import ClipScore, FrameScore, Order, TrueFace, check_order, score_clip, score_frame
 
@@ -166,4 +171,56 @@ def clip_figures(truth: Sequence[Sequence[TrueFace]], width: int, height: int, p
         "frames_without_a_face": sum(not faces for faces in counted),
         "most_faces_in_a_frame": max((len(faces) for faces in counted), default=0),
         "face_height_px": [round(min(sizes), 1), round(max(sizes), 1)] if sizes else [],
+    }
+
+
+def everything(
+    streams: Mapping[str, Stream],
+    scores: Mapping[str, Sequence[FrameScore]],
+    truth: Sequence[Sequence[TrueFace]],
+    pace: int,
+    releases: Sequence[Mapping[str, Any]],
+    rollouts: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Everything that was measured: what ``report.json`` holds, but for the steps and the time they took.
+
+    Args:
+        streams: by agent.
+        scores: of their results.
+        truth: the faces of each frame of the clip.
+        pace: of the clip, in frames/s.
+        releases: the two of them, each with its ``digest``.
+        rollouts: over time.
+    """
+    found = orders(streams)
+    digests = [str(release["digest"]) for release in releases]
+    swaps = {name: swap_figures(stream, *digests) for name, stream in streams.items()}
+    total = total_score(scores)
+    gates = judge(total, found, {name: swap["once"] for name, swap in swaps.items()})
+    longest = max(len(stream.results) for stream in streams.values())
+    return {
+        "schema": 1,
+        "verdict": {"held": all(gate.held for gate in gates), "gates": [gate.to_json() for gate in gates]},
+        "clip": clip_figures(truth, WIDTH, HEIGHT, pace),
+        "score": {
+            "all": score_figures(total),
+            "agents": {name: score_figures(score_clip(frames)) for name, frames in scores.items()},
+        },
+        "order": {name: order_figures(order) for name, order in found.items()},
+        "swap": swaps,
+        "outcomes": outcome_figures(streams.values()),
+        "latency_ms": latency_figures(streams.values()),
+        "lateness_ms": {n: spread([1000 * late for late in s.lateness_s]) for n, s in streams.items()},
+        "exposures": exposures(scores, len(truth)),
+        "releases": list(releases),
+        "rollouts": list(rollouts),
+        "machine": {
+            "maskfleet": version("maskfleet"),
+            "python": platform.python_version(),
+            "system": platform.platform(terse=True),
+            "cpus": os.cpu_count() or 1,
+        },
+        "outcome_per_frame": {n: [r.outcome.value for r in s.results] for n, s in streams.items()},
+        "faces_per_frame": [sum(face.counts for face in truth[source_index(i, len(truth))]) for i in range(longest)],
+        "lateness_per_frame_ms": {n: [round(1000 * late, 1) for late in s.lateness_s] for n, s in streams.items()},
     }

@@ -31,6 +31,7 @@ STATE_COLOURS = {
     "REVERTED": "#c4513f",
     "FAILED": "#c4513f",
 }
+_CUTS = {"p50": "#3f78b5", "p95": "#86b0d8", "p99": "#b9d0e6"}
 _OTHER = "#9aa3ac"
 _SERIES = ("#5b8fc9", "#e0a526", "#2f9e77", "#d0679d")
 
@@ -43,8 +44,8 @@ def latency(stages: Mapping[str, Mapping[str, float]]) -> str:
     """
     figure, axes = _figure(0.36 * len(stages) + 1.0)
     names = list(stages)
-    for height, (name, colour) in enumerate(zip(("p99", "p95", "p50"), ("#b9d0e6", "#86b0d8", "#3f78b5"))):
-        axes.barh(names, [stages[s][name] for s in names], color=colour, height=0.42 + 0.12 * height, label=name)
+    for height, (name, colour) in enumerate(reversed(_CUTS.items())):
+        axes.barh(names, [stages[s][name] for s in names], color=colour, height=0.42 + 0.12 * height)
     for row, stage in enumerate(names):
         spread = stages[stage]
         text = f" {spread['p50']:.1f} / {spread['p95']:.1f} / {spread['p99']:.1f}"
@@ -52,8 +53,8 @@ def latency(stages: Mapping[str, Mapping[str, float]]) -> str:
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds")
     axes.margins(x=0.16)
-    axes.grid(axis="x")
-    axes.legend(loc="lower right", frameon=False, fontsize=9, labelcolor=_TEXT)
+    axes.grid(axis="x", color=_GRID, linewidth=0.8)
+    _legend(figure, _CUTS)
     return _svg(figure)
 
 
@@ -114,7 +115,7 @@ def rollout(devices: Mapping[str, Sequence[tuple[float, float, str]]]) -> str:
     axes.invert_yaxis()
     axes.set_xlabel("seconds since the rollout was created")
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x")
+    axes.grid(axis="x", color=_GRID, linewidth=0.8)
     states = dict.fromkeys(state for spans in devices.values() for _, _, state in spans)
     _legend(figure, {state: STATE_COLOURS.get(state, _OTHER) for state in states})
     return _svg(figure)
@@ -136,7 +137,7 @@ def lateness(streams: Mapping[str, Sequence[float]], swaps: Mapping[str, int | N
     axes.set_xlabel("frame of the stream; dotted lines mark the change of release")
     axes.set_ylabel("milliseconds", fontsize=9)
     axes.set_ylim(bottom=0)
-    axes.grid(axis="y")
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.legend(loc="upper left", frameon=False, fontsize=9, labelcolor=_TEXT, ncols=len(streams))
     return _svg(figure)
 
@@ -160,7 +161,6 @@ def _figures(height: float, ratios: Sequence[float]) -> tuple[Figure, list[Axes]
         axes.spines["bottom"].set_color(_GRID)
         axes.set_axisbelow(True)
         axes.tick_params(colors=_TEXT, labelsize=9)
-        axes.grid(color=_GRID, linewidth=0.8, visible=False)
         axes.xaxis.label.set_color(_TEXT)
         axes.xaxis.label.set_fontsize(9)
         axes.yaxis.label.set_color(_TEXT)

@@ -223,6 +223,6 @@ def _foot(figures: Figures) -> str:
     machine = figures["machine"]
     return (
         f"<footer>maskfleet {_text(machine['maskfleet'])}, Python {_text(machine['python'])}, "
-        f"{_text(machine['system'])}, {machine['cpus']} CPU cores. All figures of this page are in report.json. Photographs: scikit-image "
-        "(NASA, SpaceX, R. Michetti, S. van der Walt), public domain and CC0.</footer>"
+        f"{_text(machine['system'])}, {machine['cpus']} CPU cores. All figures of this page are in report.json. "
+        "Photographs: scikit-image (NASA, SpaceX, R. Michetti, S. van der Walt), public domain and CC0.</footer>"
     )

@@ -12,33 +12,25 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
-import os
-import platform
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
 
-from fleet.demo import figures
+from fleet.demo import figures, outputs
 from fleet.demo.commands import PROGRAM, Commands, Ran, shown
-from fleet.demo.contact_sheet import Pair, sheet, telling, write_sheet
-from fleet.demo.report import render
+from fleet.demo.gallery import gallery
 from fleet.demo.rollout_watch import RolloutWatch
-from fleet.demo.scene import FRAMES_PER_SECOND, HEIGHT, WIDTH, gallery
+from fleet.demo.scene import FRAMES_PER_SECOND
 from fleet.demo.screen import Screen
-from fleet.demo.streams import Stream, Streams, source_index
-from fleet.demo.verdict import judge
-from fleet.demo.video import write_video
+from fleet.demo.streams import Stream, Streams
 from fleet.plane import Plane
 from fleet.processes import Child
-from fleet.results import Image, MaskedFrame, Outcome, decode
+from fleet.results import MaskedFrame
 from fleet.scoring import FrameScore, TrueFace
-from maskfleet.datadir import write_atomic
 from maskfleet.errors import PreconditionError, UnavailableError
 from maskfleet.v1 import devices_service_pb2
 
@@ -50,7 +42,6 @@ MOST_FRAMES = 700
 JPEG_QUALITY = 92
 START_S = 150.0
 STOP_S = 30.0
-_SHOWN_EXPOSED = 12
 
 
 class Clip:
@@ -152,11 +143,12 @@ def tell(out: Path, screen: Screen) -> bool:
         clip.stop()
     with screen.step("Everything that came back is scored; video, contact sheet and report are written"):
         scores = _scored(came_back, clip, screen)
-        found = _figures(came_back, scores, clip, [first, second], rollouts)
-        _write_pictures(out, came_back, clip)
+        found = figures.everything(came_back, scores, clip.truth, FRAMES_PER_SECOND, [first, second], rollouts)
+        results = next(iter(came_back.values())).results
+        outputs.write_pictures(out, results, clip.jpegs, clip.truth)
     found["steps"] = screen.steps
     found["seconds"] = round(time.monotonic() - started, 1)
-    _write_report(out, found, came_back, clip)
+    outputs.write_report(out, found, came_back, clip.jpegs, clip.truth)
     screen.verdict(found)
     return bool(found["verdict"]["held"])
 
@@ -259,99 +251,3 @@ def _scored(streams: Mapping[str, Stream], clip: Clip, screen: Screen) -> dict[s
         return figures.score_streams(streams, clip.jpegs, clip.truth, seen=lambda: screen.advance(bar))
     finally:
         screen.remove(bar)
-
-
-def _figures(
-    streams: Mapping[str, Stream],
-    scores: Mapping[str, Sequence[FrameScore]],
-    clip: Clip,
-    releases: Sequence[Mapping[str, Any]],
-    rollouts: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """Everything that was measured."""
-    from fleet.scoring import score_clip
-
-    orders = figures.orders(streams)
-    digests = [str(release["digest"]) for release in releases]
-    swaps = {name: figures.swap_figures(stream, *digests) for name, stream in streams.items()}
-    total = figures.total_score(scores)
-    gates = judge(total, orders, {name: swap["once"] for name, swap in swaps.items()})
-    longest = max(len(stream.results) for stream in streams.values())
-    return {
-        "schema": 1,
-        "verdict": {"held": all(gate.held for gate in gates), "gates": [gate.to_json() for gate in gates]},
-        "clip": figures.clip_figures(clip.truth, WIDTH, HEIGHT, FRAMES_PER_SECOND),
-        "score": {
-            "all": figures.score_figures(total),
-            "agents": {name: figures.score_figures(score_clip(frames)) for name, frames in scores.items()},
-        },
-        "order": {name: figures.order_figures(order) for name, order in orders.items()},
-        "swap": swaps,
-        "outcomes": figures.outcome_figures(streams.values()),
-        "latency_ms": figures.latency_figures(streams.values()),
-        "lateness_ms": {n: figures.spread([1000 * late for late in s.lateness_s]) for n, s in streams.items()},
-        "exposures": figures.exposures(scores, len(clip.jpegs)),
-        "releases": list(releases),
-        "rollouts": list(rollouts),
-        "machine": {
-            "maskfleet": version("maskfleet"),
-            "python": platform.python_version(),
-            "system": platform.platform(terse=True),
-            "cpus": os.cpu_count() or 1,
-        },
-        "outcome_per_frame": {n: [r.outcome.value for r in s.results] for n, s in streams.items()},
-        "faces_per_frame": [
-            sum(face.counts for face in clip.truth[source_index(i, len(clip.truth))]) for i in range(longest)
-        ],
-        "lateness_per_frame_ms": {n: [round(1000 * late, 1) for late in s.lateness_s] for n, s in streams.items()},
-    }
-
-
-def _picture(result: MaskedFrame) -> Image | None:
-    return decode(result.encoded) if result.encoded is not None else None
-
-
-def _write_pictures(out: Path, streams: Mapping[str, Stream], clip: Clip) -> None:
-    """``masked.mp4`` of the first agent and ``contact_sheet.png``."""
-    results = next(iter(streams.values())).results
-    pictures = (picture for result in results if (picture := _picture(result)) is not None)
-    write_video(out / "masked.mp4", pictures, width=WIDTH, height=HEIGHT, frames_per_second=FRAMES_PER_SECOND)
-    write_sheet(out / "contact_sheet.png", _pairs(results, clip))
-
-
-def _pairs(results: Sequence[MaskedFrame], clip: Clip) -> list[Pair]:
-    by_sequence = {result.sequence: result for result in results}
-    pairs = []
-    for index, phrase in telling(clip.truth, width=WIDTH, height=HEIGHT):
-        if (result := by_sequence.get(index)) is not None:
-            caption = f"{index / FRAMES_PER_SECOND:.1f} s, {phrase}: {result.outcome.value}"
-            pairs.append(Pair(decode(clip.jpegs[index]), _picture(result), caption))
-    return pairs
-
-
-def _write_report(out: Path, found: Mapping[str, Any], streams: Mapping[str, Stream], clip: Clip) -> None:
-    """``report.json`` and ``report.html``."""
-    write_atomic(out / "report.json", json.dumps(found, indent=1, ensure_ascii=False).encode() + b"\n")
-    first = next(iter(streams.values())).results
-    page = render(
-        found, contact_sheet=_jpeg(sheet(_pairs(first, clip))), exposed=list(_exposed_crops(found, streams, clip))
-    )
-    write_atomic(out / "report.html", page.encode())
-
-
-def _exposed_crops(found: Mapping[str, Any], streams: Mapping[str, Stream], clip: Clip) -> Iterator[tuple[bytes, str]]:
-    """Source beside masked around exposed faces."""
-    for exposure in found["exposures"][:_SHOWN_EXPOSED]:
-        result = next(r for r in streams[exposure["agent"]].results if r.sequence == exposure["sequence"])
-        if result.outcome is Outcome.DROPPED or (masked := _picture(result)) is None:
-            continue
-        source = decode(clip.jpegs[exposure["clip_frame"]])
-        caption = (
-            f"{exposure['agent']}, frame {exposure['sequence']} ({exposure['face']}, {exposure['visible']:.0%} visible)"
-            f": {exposure['altered']:.0%} of its ellipse altered; {result.outcome.value}"
-        )
-        yield _jpeg(sheet([Pair(source, masked, "")])), caption
-
-
-def _jpeg(picture: Image) -> bytes:
-    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()

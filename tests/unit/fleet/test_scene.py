@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fleet.demo import pictures
-from fleet.demo.scene import FRAMES, HEIGHT, WIDTH, Clip, Layer, Pose, Track, gallery
+from fleet.demo.gallery import FRAMES, gallery
+from fleet.demo.scene import HEIGHT, WIDTH, Clip, Layer, Pose, Track
 from fleet.scoring import TrueFace
 
 Seen = list[dict[str, TrueFace]]
@@ -107,7 +108,7 @@ def test_the_true_box_is_where_the_face_is_drawn(scale: float, mirror: bool) -> 
         Layer("wall", wall, lambda _time: Pose(0, 0, 1)),
         Layer("face", np.dstack([picture, np.full((512, 512), 255, np.uint8)]), lambda _t: Pose(300, 300, scale), box),
     )
-    made = Clip(layers, Track(((0.0, 500, 450, 1.2), (1.0, 500, 450, 1.2))))
+    made = Clip(layers, Track(((0.0, 500, 450, 1.2), (1.0, 500, 450, 1.2))), 10)
     frame, (face,) = made.frame(3).astype(int), made.truth(3)
     red = (frame[..., 2] - frame[..., 0]) > 90
     rows, columns = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
@@ -125,7 +126,7 @@ def test_what_is_in_front_hides() -> None:
         Layer("face", face, lambda _time: Pose(450, 400, 1), (0, 0, 100, 100)),
         Layer("board", board, lambda _time: Pose(450, 400, 1)),
     )
-    (seen,) = Clip(layers, Track(((0.0, 500, 450, 1.0), (1.0, 500, 450, 1.0)))).truth(0)
+    (seen,) = Clip(layers, Track(((0.0, 500, 450, 1.0), (1.0, 500, 450, 1.0))), 10).truth(0)
     assert seen.visible == pytest.approx(0.5, abs=0.06)
 
 
