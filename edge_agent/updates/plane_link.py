@@ -49,7 +49,7 @@ from maskfleet.v1 import (
 _log = get_logger(__name__)
 CALL_S = 15.0
 FIRST_DELAY_S = 0.5
-MAX_DELAY_S = 30.0
+MAX_DELAY_S = 10.0
 _REFUSED = (AuthenticationError, ForbiddenError, IntegrityError, InvalidInputError, NotFoundError, PreconditionError)
 
 

@@ -266,11 +266,13 @@ class Updater:
             return
         event, reason = event_for(error, update.state), str(error)
         after = advance(update, event, now=self._clock.monotonic(), reason=reason)
-        if event is Event.CORRUPT:
+        filled = update.state is not State.DOWNLOADING  # before that the standby slot holds the release of before
+        if filled and event is Event.CORRUPT:
             self._slots.empty_standby()
         if after.state is State.REVERTED:
             self._abandon()
-            self._slots.empty_standby()
+            if filled:
+                self._slots.empty_standby()
             self._slots.revert(update.goal.generation, update.goal.release_id, reason)
             self._tools.noted("update", "reverted")
         self._move(event, reason)

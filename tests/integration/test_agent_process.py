@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from maskfleet.errors import FleetError
-from maskfleet.manifest import MANIFEST_TYPE, Envelope
+from maskfleet.manifest import MANIFEST_TYPE, Envelope, release_digest
 from maskfleet.policy import MaskPolicy, Style
 from maskfleet.rpc.status import from_rpc_error
 from maskfleet.v1 import devices_pb2, masking_pb2, masking_service_pb2, masking_service_pb2_grpc
@@ -219,9 +220,7 @@ def test_an_agent_killed_in_the_middle_of_a_stream_comes_back_masking(bench: Ben
     def requests() -> Iterator[masking_service_pb2.MaskRequest]:
         config = masking_pb2.StreamConfig(mode=masking_pb2.STREAM_MODE_LIVE)
         yield masking_service_pb2.MaskRequest(config=config)
-        for sequence in range(10_000):
-            encoded = masking_pb2.EncodedImage(encoding=masking_pb2.IMAGE_ENCODING_JPEG, data=PICTURE)
-            yield masking_service_pb2.MaskRequest(frame=masking_pb2.Frame(sequence=sequence, encoded=encoded))
+        yield from map(encoded_frame, range(10_000))
 
     def stream_and_kill() -> None:
         results = 0
@@ -235,6 +234,73 @@ def test_an_agent_killed_in_the_middle_of_a_stream_comes_back_masking(bench: Ben
     again = bench.agent()
     again.wait_serving()
     masked(again.mask())
+
+
+def encoded_frame(sequence: int) -> masking_service_pb2.MaskRequest:
+    image = masking_pb2.EncodedImage(encoding=masking_pb2.IMAGE_ENCODING_JPEG, data=PICTURE)
+    return masking_service_pb2.MaskRequest(frame=masking_pb2.Frame(sequence=sequence, encoded=image))
+
+
+class EveryFrame:
+    """A stream that sends the next frame with each result, until it is told to end."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._more: queue.SimpleQueue[masking_service_pb2.MaskRequest | None] = queue.SimpleQueue()
+        config = masking_pb2.StreamConfig(mode=masking_pb2.STREAM_MODE_EVERY_FRAME)
+        self._more.put(masking_service_pb2.MaskRequest(config=config))
+        stub = masking_service_pb2_grpc.MaskingServiceStub(agent.channel)
+        self._call = stub.Mask(iter(self._more.get, None), timeout=60)
+        assert next(self._call).opened.credits >= 2
+        self._sent = 0
+        self.results: list[masking_pb2.FrameResult] = []
+        self.send()
+
+    def send(self) -> None:
+        self._more.put(encoded_frame(self._sent))
+        self._sent += 1
+
+    def step(self) -> masking_pb2.FrameResult:
+        """Keeps one frame waiting, and takes the next result."""
+        self.send()
+        self.results.append(next(self._call).result)
+        return self.results[-1]
+
+    def step_on(self) -> None:
+        """Steps for as long as there are results."""
+        while True:
+            self.step()
+
+    def end(self) -> None:
+        self._more.put(None)
+        self.results += [response.result for response in self._call]
+
+
+def test_a_swap_loses_no_frame_and_keeps_their_order(
+    bench: Bench, serving: Agent, engine: bytes, other_engine: bytes
+) -> None:
+    stream = EveryFrame(serving)
+    digests = {stream.step().release_digest}
+    policy = bench.plane.manifest("r-2", engine, policy=MaskPolicy(style=Style.SOLID))
+    for generation, manifest in ((2, policy), (3, bench.plane.manifest("r-3", other_engine))):
+        bench.plane.assign(serving.device, generation, f"r-{generation}", manifest)
+        while release_digest(manifest) not in digests:
+            digests.add(stream.step().release_digest)
+        bench.plane.wait_report(generation, COMMITTED)
+    stream.end()
+    assert [result.sequence for result in stream.results] == list(range(len(stream.results)))
+    assert {result.outcome for result in stream.results} == {masking_pb2.OUTCOME_MASKED}
+    assert {len(result.regions) for result in stream.results} == {2}
+    assert len({region.track_id for result in stream.results for region in result.regions}) == 2, "tracks are kept"
+
+
+def test_an_agent_that_is_told_to_stop_ends_its_streams_in_order(bench: Bench, serving: Agent) -> None:
+    stream = EveryFrame(serving)
+    stream.step()
+    serving.process.send_signal(signal.SIGTERM)
+    with pytest.raises(grpc.RpcError) as caught:
+        stream.step_on()
+    assert "stopping" in str(from_rpc_error(caught.value))
+    assert serving.process.wait(WAIT_S) == 0
 
 
 def test_a_restart_without_the_plane_serves_what_is_committed(bench: Bench, serving: Agent) -> None:

@@ -17,7 +17,7 @@ from edge_agent.updates.slots import Slots
 from edge_agent.updates.updater import Tools, Updater
 from maskfleet.clock import FakeClock
 from maskfleet.decoding import DecoderSpec
-from maskfleet.errors import EngineError, NotFoundError, SelfTestError, UnavailableError
+from maskfleet.errors import EngineError, IntegrityError, NotFoundError, SelfTestError, UnavailableError
 from maskfleet.ids import digest_bytes, fingerprint
 from maskfleet.manifest import (
     ASSIGNMENT_TYPE,
@@ -199,6 +199,16 @@ def test_the_same_release_under_a_new_generation_is_settled_at_once(device: Devi
     assert (report.state, report.generation, len(device.engines)) == (State.COMMITTED, 2, 1)
 
 
+def said_well(said: Desired) -> bool:
+    """Whether its assignment is the plane's, and for this device: then its end is remembered over a restart."""
+    try:
+        envelope = Envelope.from_bytes(said.assignment)
+        payload = envelope.opened(ASSIGNMENT_TYPE, {fingerprint(public_bytes(KEY)): public_bytes(KEY)})
+    except IntegrityError:
+        return False
+    return Assignment.from_payload(payload).device_id == DEVICE
+
+
 @pytest.mark.parametrize(
     ("said", "generation", "words"),
     [
@@ -240,6 +250,10 @@ def test_it_is_refused_and_the_old_release_serves_on(
     turns = len(device.engines)
     device.settle()
     assert len(device.engines) == turns, "what was refused is not tried again"
+    device.start()
+    restarted = device.settle()
+    kept = (State.REVERTED, report.reason) if said_well(said) else (State.COMMITTED, "")
+    assert (device.serves(), restarted.state, restarted.reason) == ("r-1", *kept)
     device.updater.desire(desired(3, "r-3", BETTER))
     assert (device.settle().state, device.serves()) == (State.COMMITTED, "r-3")
 
