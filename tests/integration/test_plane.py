@@ -730,9 +730,12 @@ async def test_a_plane_that_is_killed_in_a_rollout_goes_on_with_it(tmp_path: Pat
             done = rollouts_service_pb2.ROLLOUT_STATE_SUCCEEDED
             last = await eventually(watched, lambda m: m.rollout.state == done)
             assert state_of(last.rollout) == {"a": "COMMITTED", "b": "COMMITTED"}
-            await devices[1].disconnect()
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)  # with a device's stream open, which is told why it ends
+        with pytest.raises(grpc.aio.AioRpcError) as told:
+            await devices[1].read()
+        assert from_rpc_error(told.value).message == "the plane is stopping"
         assert await asyncio.wait_for(process.wait(), WAIT_S) == 0
+        await devices[1].disconnect()
 
 
 @pytest.mark.slow
@@ -761,6 +764,12 @@ async def test_a_model_is_checked_and_registered_in_mlflow(kit: Kit, centerface_
     )  # fmt: skip
     out, _ = await asyncio.wait_for(reader.communicate(), 60)
     assert b"model.onnx" in out
+    worker = kit.plane._registry._process
+    assert worker is not None
+    worker.kill()
+    await worker.wait()
+    request.request_id = "again"
+    assert (await create()).model.version == 2  # a registry that died is started again
     request.request_id, request.decoder = "twice", "yunet"
     error = await refused(create())
     assert isinstance(error, errors.BadModelError)
