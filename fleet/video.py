@@ -86,7 +86,9 @@ def _av() -> Any:
         raise PreconditionError(
             "videos need the package av, which is not installed", remedy="pip install 'maskfleet[cli]'"
         ) from None
-    av.logging.set_level(av.logging.PANIC)  # what matters comes as an exception
+    # Any av.logging.set_level() but None lets FFmpeg's threads wait for the GIL in its log callback, while the thread that
+    # frees their codec holds the GIL and waits for them. What matters comes as an exception.
+    av.logging.set_level(None)
     return av
 
 
