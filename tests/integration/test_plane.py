@@ -597,6 +597,40 @@ async def test_aborting_sends_back_who_has_not_committed_and_waits_for_nobody_fo
     assert (await devices["gone"].desired()).components[0].release_id == release.id
 
 
+async def test_a_first_release_that_is_stopped_leaves_a_device_with_nothing_wanted(kit: Kit) -> None:
+    release = await kit.release()
+    moving, refusing = await kit.device("moving"), await kit.device("refusing")
+    rollout = await kit.roll_out(release.id)
+    await moving.desired()
+    await refusing.say(await refusing.desired(), "REVERTED", "no face was found")
+    await eventually(kit.watch(rollout.id), lambda m: state_of(m.rollout)["refusing"] == "FAILED")
+    abort = rollouts_service_pb2.AbortRolloutRequest(rollout_id=rollout.id)
+    await kit.operator.call(kit.operator.rollouts.AbortRollout, abort)
+    nothing = await moving.desired()
+    assert (nothing.generation, list(nothing.components), nothing.manifest) == (2, [], b"")
+    await moving.say(nothing, "EMPTY")
+    ended = await kit.until(rollout.id, "ABORTED")
+    assert state_of(ended) == {"moving": "REVERTED", "refusing": "FAILED"}
+    await refusing.connect()  # what it refused is not wanted of it again
+    again = await kit.roll_out(release.id)
+    assert [d.baseline_release_id for d in again.devices] == ["", ""]
+    assert (await refusing.desired()).generation == 2
+
+
+async def test_a_store_that_was_restored_from_a_copy_never_sends_an_old_generation(kit: Kit) -> None:
+    release = await kit.release()
+    device = await kit.device("a")
+    rollout = await kit.roll_out(release.id)
+    await device.desired()
+    await device.disconnect()
+    device.report = STATE.StateReport(generation=41)
+    await device.connect()
+    desired = await device.desired()
+    assert desired.generation == 42
+    await device.say(desired, "COMMITTED")
+    await kit.until(rollout.id, "SUCCEEDED")
+
+
 async def test_bad_rollouts_are_refused_by_name(kit: Kit) -> None:
     operator = kit.operator
     ready, rtx = await kit.release(), await kit.release("rtx-turing")
