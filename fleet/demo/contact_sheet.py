@@ -44,20 +44,20 @@ def telling(truth: Sequence[Sequence[TrueFace]], *, width: int, height: int) -> 
     def size(face: TrueFace) -> float:
         return face.box[3] - face.box[1]
 
-    def beyond(edge: int) -> Callable[[TrueFace], float]:
-        def cut(face: TrueFace) -> float:
+    def beyond(edge: int) -> Callable[[TrueFace], float | None]:
+        def cut(face: TrueFace) -> float | None:
             x1, y1, x2, y2 = face.box
             over = (-x1, -y1, x2 - width, y2 - height)[edge]
-            return over / (x2 - x1 if edge % 2 == 0 else y2 - y1) if over > 0 else -1.0
+            return over / (x2 - x1 if edge % 2 == 0 else y2 - y1) if over > 0 else None
 
         return cut
 
-    def hidden(face: TrueFace) -> float:
+    def hidden(face: TrueFace) -> float | None:
         x1, y1, x2, y2 = face.box
         whole = x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height
-        return 1 - face.visible if whole else -1.0
+        return 1 - face.visible if whole and face.visible < 1 else None
 
-    asked: list[tuple[str, Callable[[TrueFace], float]]] = [
+    asked: list[tuple[str, Callable[[TrueFace], float | None]]] = [
         ("over the left edge", beyond(0)),
         ("over the upper edge", beyond(1)),
         ("over the right edge", beyond(2)),
@@ -68,7 +68,7 @@ def telling(truth: Sequence[Sequence[TrueFace]], *, width: int, height: int) -> 
     ]
     found = {max(range(len(truth)), key=lambda i: (len([f for f in truth[i] if f.counts]), -i)): "most faces"}
     for phrase, worth in asked:
-        faces = [(worth(f), i) for i, frame in enumerate(truth) for f in frame if f.counts]
+        faces = [(w, i) for i, frame in enumerate(truth) for f in frame if f.counts and (w := worth(f)) is not None]
         if faces:
             # The frame that shows it best and is not on the sheet yet.
             best = max((item for item in faces if item[1] not in found), default=None)

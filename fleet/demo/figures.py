@@ -112,17 +112,18 @@ def order_figures(order: Order) -> dict[str, Any]:
     return {"sent": order.sent, "lost": list(order.lost), "out_of_order": list(order.reordered)}
 
 
-def swap_figures(stream: Stream, first: str, second: str) -> dict[str, Any]:
+def swap_figures(stream: Stream, first: str, second: str, *, pace: float) -> dict[str, Any]:
     """When a stream went from one release to the other.
 
     Args:
         stream: of one agent.
         first: digest of the release that should mask its beginning.
         second: digest of the release that should mask its end.
+        pace: of the stream, in frames/s.
     """
     digests = [result.release_digest for result in stream.results]
     changes = [i for i in range(1, len(digests)) if digests[i] != digests[i - 1]]
-    times = [result.sequence / 10 + late for result, late in zip(stream.results, stream.lateness_s)]
+    times = [result.sequence / pace + late for result, late in zip(stream.results, stream.lateness_s)]
     at = changes[0] if changes else None
     return {
         "frames_by_release": dict(Counter(digests)),
@@ -194,7 +195,7 @@ def everything(
     """
     found = orders(streams)
     digests = [str(release["digest"]) for release in releases]
-    swaps = {name: swap_figures(stream, *digests) for name, stream in streams.items()}
+    swaps = {name: swap_figures(stream, *digests, pace=pace) for name, stream in streams.items()}
     total = total_score(scores)
     gates = judge(total, found, {name: swap["once"] for name, swap in swaps.items()})
     longest = max(len(stream.results) for stream in streams.values())
