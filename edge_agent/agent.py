@@ -31,7 +31,8 @@ from edge_agent.updates.plane_link import Handlers, PlaneLink
 from edge_agent.updates.selftest import run_self_test
 from edge_agent.updates.session import Session
 from edge_agent.updates.slots import Slots
-from edge_agent.updates.updater import Tools, Updater
+from edge_agent.updates.steps import Tools
+from edge_agent.updates.updater import Updater
 from edge_agent.updates.windows import Counts, WindowStore
 from maskfleet.clock import SystemClock
 from maskfleet.datadir import DataDir

@@ -41,7 +41,7 @@ def report_of(
         bytes_done: of the download in hand.
         trouble: what keeps the device from its work just now; empty otherwise.
     """
-    if update is not None and update.state not in SETTLED:
+    if update is not None and (update.state not in SETTLED or update.goal.generation != record.settled_generation):
         goal = update.goal
         return Report(
             generation=goal.generation,

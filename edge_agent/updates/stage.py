@@ -114,6 +114,15 @@ class Stage:
         self._candidate_serves = True
         self._noted("swap", "swapped")
 
+    def check_candidate(self) -> None:
+        """Makes sure that there is a candidate, and that it serves.
+
+        Raises:
+            EngineError: it is not so.
+        """
+        if not self._candidate_serves or self._candidate is None:
+            raise EngineError("the release that is tried does not serve", remedy="assign it again")
+
     def promote(self) -> None:
         """The candidate is the committed release now; the other one is let go."""
         if self._committed is not None:

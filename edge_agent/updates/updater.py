@@ -15,13 +15,13 @@ Example::
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 from edge_agent.serving import Serving
-from edge_agent.updates.download import Fetch, check, download
+from edge_agent.updates.download import check
 from edge_agent.updates.messages import Desired, Report
 from edge_agent.updates.reconcile import (
     SETTLED,
@@ -38,8 +38,9 @@ from edge_agent.updates.reconcile import (
     retry_delay,
 )
 from edge_agent.updates.reporting import Refusal, Served, report_of
-from edge_agent.updates.slots import Content, Slots
-from edge_agent.updates.stage import Load, Noted, SelfTest, Stage
+from edge_agent.updates.slots import Slots
+from edge_agent.updates.stage import Stage
+from edge_agent.updates.steps import Steps, Tools
 from edge_agent.updates.trust import goal_of, read_assignment, read_manifest
 from maskfleet.clock import Clock
 from maskfleet.errors import (
@@ -55,27 +56,6 @@ from maskfleet.logs import get_logger
 from maskfleet.manifest import MANIFEST_TYPE
 
 _log = get_logger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Tools:
-    """What an updater works with.
-
-    Attributes:
-        fetch: where engines come from.
-        load: target, file and decoder → engine.
-        self_test: raises SelfTestError or EngineError where an engine is not fit to serve.
-        trusted: public keys of the plane by fingerprint; asked each time, for they come with enrolment.
-        report: told whenever the state changes.
-        noted: told of loads, self-tests and swaps: what it was, and how it ended.
-    """
-
-    fetch: Fetch
-    load: Load
-    self_test: SelfTest
-    trusted: Callable[[], Mapping[str, bytes]]
-    report: Callable[[Report], None] = lambda report: None
-    noted: Noted = lambda what, result: None
 
 
 class Updater:
@@ -106,6 +86,7 @@ class Updater:
         self._serving = serving
         self._tools = tools
         self._stage = Stage(serving, tools.load, tools.noted)
+        self._steps = Steps(slots, self._stage, tools, progress=self._progress, superseded=self._superseded)
         self._device_id = device_id
         self._targets = targets
         self._soak_s = soak_s
@@ -118,8 +99,8 @@ class Updater:
         self._soak_error = ""
         # Below: this object's thread only.
         self._desired: Desired | None = None
-        self._envelopes = (b"", b"")  # manifest and assignment of the update in hand
         self._update: Update | None = None
+        self._owed: Update | None = None  # refused, and not yet written down
         self._refusal: Refusal | None = None
         self._restored = False
         self._restore_at = 0.0
@@ -156,16 +137,22 @@ class Updater:
         if release_id != self._soaking_id or not release_id:
             return
         with self._wake:
-            self._soak_error = self._soak_error or detail
-            self._wake.notify_all()
+            if release_id == self._soaking_id:  # it may have been committed in between
+                self._soak_error = self._soak_error or detail
+                self._wake.notify_all()
 
     # One step at a time.
 
     def _run(self) -> None:
         while not self._stopping:
-            self._sleep(self.turn())
+            try:
+                self._sleep(self.turn())
+            except Exception as error:  # noqa: BLE001  # without this thread nothing could ever be mended from afar
+                _log.error("updates failed unexpectedly", exc_info=error)
+                self._sleep(self._clock.monotonic() + retry_delay(3))
         if self._update is not None and self._update.state not in SETTLED:
-            self._slots.end_attempts()
+            with contextlib.suppress(FleetError):
+                self._slots.end_attempts()
 
     def turn(self) -> float | None:
         """Does the next thing. The thread's own; public for whoever has no thread.
@@ -183,6 +170,7 @@ class Updater:
             if self._update is not None and self._update.state is State.DOWNLOADING:
                 self._update = dataclasses.replace(self._update, not_before=0.0)
         try:
+            self._settle()
             if not self._restored and now >= self._restore_at:
                 self._restore(now)
             if self._desired is not None:
@@ -221,18 +209,10 @@ class Updater:
         update = self._update
         if update is None:
             return
-        acts = {
-            Action.FETCH: self._fetch,
-            Action.REUSE: self._reuse,
-            Action.VERIFY: self._verify,
-            Action.LOAD: self._load,
-            Action.TEST: self._test,
-            Action.COMMIT: self._commit,
-            Action.KEEP: self._keep,
-            Action.GIVE_UP: self._give_up,
-        }
+        if step.action is Action.TEST:  # it serves from within this step on
+            self._watch(update.goal.release_id)
         try:
-            event = acts[step.action](update, step)
+            event = self._steps.carry_out(step, update.goal)
         except CanceledError:
             return  # something newer is wanted, or the agent stops
         except FleetError as error:
@@ -241,7 +221,14 @@ class Updater:
             _log.error("an update failed unexpectedly", exc_info=error)
             self._fail(EngineError(f"release {update.goal.release_id} failed with {type(error).__name__}: {error}"))
         else:
+            if event is Event.SOAKED:
+                self._restored = True
+                self._watch("")
             self._move(event)
+
+    def _watch(self, release_id: str) -> None:
+        with self._wake:
+            self._soaking_id, self._soak_error = release_id, ""
 
     def _move(self, event: Event, reason: str = "") -> None:
         if self._update is None:
@@ -273,9 +260,18 @@ class Updater:
             self._abandon()
             if filled:
                 self._slots.empty_standby()
-            self._slots.revert(update.goal.generation, update.goal.release_id, reason)
+            self._owed = after
             self._tools.noted("update", "reverted")
         self._move(event, reason)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Writes down an update that was refused. A disk that is full just then must not let it serve again."""
+        if self._owed is not None:
+            goal = self._owed.goal
+            self._slots.revert(goal.generation, goal.release_id, self._owed.reason)
+            self._owed = None
+            self._tell()
 
     # What is wanted.
 
@@ -310,7 +306,7 @@ class Updater:
                 self._say("nothing but the committed release is wanted", generation=assignment.generation)
                 return
             manifest = read_manifest(desired.manifest, self._tools.trusted(), assignment.release_digest)
-            self._envelopes = (desired.manifest, desired.assignment)
+            self._steps.manifest, self._steps.assignment = desired.manifest, desired.assignment
             self._update = Update(goal_of(assignment, manifest, self._targets))
             self._bytes_done = 0
             self._say("a release is wanted", release=assignment.release_id, generation=assignment.generation)
@@ -323,76 +319,14 @@ class Updater:
 
     def _abandon(self) -> None:
         """Back to the committed release, whatever the candidate was doing."""
-        self._soaking_id = self._soak_error = ""
+        self._watch("")
         self._stage.abandon()
 
-    # The steps.
-
-    def _fetch(self, update: Update, step: Step) -> Event:
-        goal = update.goal
-        part = self._slots.part(goal.engine_digest)
-        download(
-            goal.engine_digest,
-            goal.engine_bytes,
-            part,
-            self._tools.fetch,
-            progress=self._progress,
-            stopping=lambda: self._superseded(goal.generation),
-        )
-        self._fill(part, update, keep=False)
-        return Event.FETCHED
-
-    def _reuse(self, update: Update, step: Step) -> Event:
-        content = self._slots.content(step.slot)
-        if content is None:
-            raise IntegrityError(f"slot {step.slot} cannot be read", remedy="assign the release again")
-        self._fill(content.engine, update, keep=True)
-        self._progress(update.goal.engine_bytes)
-        return Event.FETCHED
-
-    def _fill(self, engine: Path, update: Update, *, keep: bool) -> None:
-        manifest, assignment = self._envelopes
-        self._slots.fill(engine, target=update.goal.target, manifest=manifest, assignment=assignment, keep=keep)
-
-    def _verify(self, update: Update, step: Step) -> Event:
-        check(self._standby().engine, update.goal.engine_digest)
-        return Event.VERIFIED
-
-    def _load(self, update: Update, step: Step) -> Event:
-        self._slots.begin_attempt()
-        self._stage.load_candidate(self._standby())
-        return Event.LOADED
-
-    def _test(self, update: Update, step: Step) -> Event:
-        self._stage.test_candidate(self._tools.self_test)
-        with self._wake:
-            self._soak_error, self._soaking_id = "", update.goal.release_id
-        self._stage.serve_candidate()
-        return Event.PASSED
-
-    def _commit(self, update: Update, step: Step) -> Event:
-        self._slots.commit(update.goal.generation, update.goal.release_id)
-        self._soaking_id = ""
-        self._stage.promote()
-        self._restored = True
-        self._tools.noted("update", "committed")
-        return Event.SOAKED
+    # The committed release.
 
     def _committed_release(self) -> str:
         content = self._slots.content(self._slots.record.committed) if self._slots.record.committed else None
         return content.manifest.release_id if content is not None else ""
-
-    def _keep(self, update: Update, step: Step) -> Event:
-        self._slots.keep(update.goal.generation, update.goal.release_id)
-        return Event.KEPT
-
-    def _give_up(self, update: Update, step: Step) -> Event:
-        raise EngineError(
-            f"the agent ended {self._slots.record.attempts} times while it tried release {update.goal.release_id}",
-            remedy="look for the reason in the system's log, and build the release again",
-        )
-
-    # The committed release.
 
     def _restore(self, now: float) -> None:
         """Puts the committed slot's release in place; fails closed where it cannot."""
@@ -422,12 +356,6 @@ class Updater:
         else:
             self._restored = True
             self._say("the committed release serves", release=content.manifest.release_id)
-
-    def _standby(self) -> Content:
-        content = self._slots.content(self._slots.standby)
-        if content is None:
-            raise IntegrityError("the standby slot cannot be read", remedy="assign the release again")
-        return content
 
     def _superseded(self, generation: int) -> bool:
         return self._stopping or (self._inbox is not None and self._inbox.generation != generation)

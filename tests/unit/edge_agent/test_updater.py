@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from edge_agent.serving import Serving
 from edge_agent.updates.messages import Desired, Report
 from edge_agent.updates.reconcile import MAX_ATTEMPTS, State
 from edge_agent.updates.slots import Slots
-from edge_agent.updates.updater import Tools, Updater
+from edge_agent.updates.steps import Tools
+from edge_agent.updates.updater import Updater
 from maskfleet.clock import FakeClock
 from maskfleet.decoding import DecoderSpec
-from maskfleet.errors import EngineError, IntegrityError, NotFoundError, SelfTestError, UnavailableError
+from maskfleet.errors import DiskFullError, EngineError, IntegrityError, NotFoundError, SelfTestError, UnavailableError
 from maskfleet.ids import digest_bytes, fingerprint
 from maskfleet.manifest import (
     ASSIGNMENT_TYPE,
@@ -345,7 +346,7 @@ def test_a_damaged_committed_slot_serves_nothing_and_is_fetched_again(device: De
 
 
 def test_a_committed_release_that_does_not_load_just_now_is_tried_again(device: Device) -> None:
-    real, device.load = device.load, lambda *_: (_ for _ in ()).throw(EngineError("the GPU is busy"))  # type: ignore[method-assign]
+    real, device.load = device.load, raising(EngineError("the GPU is busy"))  # type: ignore[assignment, method-assign]
     device.start()
     device.updater.turn()
     assert device.serves() == ""
@@ -383,3 +384,48 @@ def test_a_recall_on_an_empty_device_leaves_it_empty(tmp_path: Path) -> None:
     device.updater.desire(recall(3))
     report = device.settle()
     assert (report.generation, report.state, device.serves()) == (3, State.EMPTY, "")
+
+
+def test_a_full_disk_at_the_wrong_moment_does_not_commit_what_failed(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.updater.desire(desired(2, "r-2", BETTER))
+    device.until(State.SOAKING)
+    with monkeypatch.context() as patch:
+        patch.setattr(Slots, "revert", raising(DiskFullError("no room left", remedy="free some space")))
+        device.updater.engine_failed("r-2", "the engine raised")
+        for _ in range(5):
+            device.updater.turn()
+            device.clock.advance(timedelta(seconds=10))
+        assert device.serves() == "r-1"
+    report = device.settle()
+    assert (report.state, report.generation, device.serves()) == (State.REVERTED, 2, "r-1")
+    assert "the engine raised" in report.reason
+    device.start()
+    device.settle()
+    assert device.serves() == "r-1"
+
+
+def test_a_full_disk_at_the_commit_is_waited_out(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    device.updater.desire(desired(2, "r-2", BETTER))
+    device.until(State.SOAKING)
+    device.clock.advance(timedelta(seconds=5))
+    with monkeypatch.context() as patch:
+        patch.setattr(Slots, "commit", raising(DiskFullError("no room left", remedy="free some space")))
+        device.updater.turn()
+        assert (device.reports[-1].state, device.serves()) == (State.SOAKING, "r-2")
+        assert "no room left" in device.reports[-1].reason
+    assert device.settle().state is State.COMMITTED
+
+
+def test_a_late_word_of_a_failing_engine_changes_nothing(device: Device) -> None:
+    device.updater.engine_failed("r-1", "late")
+    assert device.updater.turn() is None
+    assert device.serves() == "r-1"
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def method(*_: object) -> None:
+        raise error
+
+    return method
