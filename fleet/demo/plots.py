@@ -7,6 +7,7 @@ text of the SVG.
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -48,8 +49,10 @@ def latency(stages: Mapping[str, Mapping[str, float]]) -> str:
         axes.barh(names, [stages[s][name] for s in names], color=colour, height=0.42 + 0.12 * height)
     for row, stage in enumerate(names):
         spread = stages[stage]
-        text = f" {spread['p50']:.1f} / {spread['p95']:.1f} / {spread['p99']:.1f}"
-        axes.text(spread["p99"], row, text, va="center", fontsize=9, color=_TEXT)
+        text = f"{spread['p50']:.1f} / {spread['p95']:.1f} / {spread['p99']:.1f}"
+        axes.annotate(
+            text, (spread["p99"], row), (6, 0), textcoords="offset points", va="center", fontsize=9, color=_TEXT
+        )
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds")
     axes.margins(x=0.16)
@@ -72,21 +75,20 @@ def outcomes(
         swaps: the first frame that the second release masked, by agent.
         exposed: frames with an exposed face, by agent.
     """
-    import numpy as np
-    from matplotlib.colors import ListedColormap
-
     names, words = list(streams), list(OUTCOME_COLOURS)
     figure, (top, axes) = _figures(0.42 * len(names) + 2.0, [1.0, 0.42 * len(names) + 0.2])
     top.fill_between(range(len(faces)), faces, step="mid", color="#8fa8bf", alpha=0.65, linewidth=0)
     top.set_ylabel("true faces", fontsize=9)
     top.set_ylim(bottom=0)
     top.tick_params(labelbottom=False)
-    codes = np.full((len(names), max((len(s) for s in streams.values()), default=1)), np.nan)
     for row, name in enumerate(names):
-        codes[row, : len(streams[name])] = [words.index(outcome) for outcome in streams[name]]
-    colours = ListedColormap(list(OUTCOME_COLOURS.values()))
-    # Cells and no picture: a picture in an SVG would be the one thing on the page that does not scale.
-    axes.pcolormesh(codes, cmap=colours, vmin=-0.5, vmax=len(words) - 0.5, rasterized=False, linewidth=0)
+        # Runs of one outcome, not a cell a frame: no seams, and a page of a sensible size.
+        first = 0
+        for outcome, run in itertools.groupby(streams[name]):
+            length = sum(1 for _ in run)
+            axes.barh(row + 0.5, length, left=first, height=0.94, color=OUTCOME_COLOURS[outcome], linewidth=0)
+            first += length
+    axes.margins(x=0)
     for row, name in enumerate(names):
         if (swap := swaps.get(name)) is not None:
             axes.plot([swap, swap], [row + 0.02, row + 0.98], color=_TEXT, linewidth=1.6)
@@ -108,8 +110,11 @@ def rollout(devices: Mapping[str, Sequence[tuple[float, float, str]]]) -> str:
         devices: by name, spans of (from, to, state) in seconds since the rollout began.
     """
     figure, axes = _figure(0.42 * len(devices) + 1.3)
+    over = max((spans[-1][1] for spans in devices.values() if spans), default=0.0)
     for row, spans in enumerate(devices.values()):
-        for start, end, state in spans:
+        # The last state goes on: a little of it is drawn, or the end could not be seen.
+        tail = [(spans[-1][1], over * 1.06, spans[-1][2])] if spans else []
+        for start, end, state in [*spans, *tail]:
             axes.barh(row, end - start, left=start, height=0.62, color=STATE_COLOURS.get(state, _OTHER), linewidth=0)
     axes.set_yticks(range(len(devices)), list(devices))
     axes.invert_yaxis()
