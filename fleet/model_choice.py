@@ -60,8 +60,12 @@ def agent_for_name(
 
     found = plane.call(plane.models.GetModel, models_service_pb2.GetModelRequest(model=name)).model
     file = _downloaded(plane, found.artifact_digest, cache / "models")
-    with agent_for_file(file, found.decoder, cache, size=size, say=say) as (address, _):
-        yield address, f"{found.name}/{found.version}"
+    name = f"{found.name}/{found.version}"
+    with agent_for_file(file, found.decoder, cache, size=size, say=lambda text: say(text.replace(file.name, name))) as (
+        address,
+        _,
+    ):
+        yield address, name
 
 
 @contextlib.contextmanager

@@ -354,7 +354,9 @@ class _Sound:
                 for frame in packet.decode():
                     for fitting in self._resampler.resample(frame):
                         container.mux(self._target.encode(fitting))
-            elif packet.dts is not None:  # the last, empty packet of a stream has none
+            elif packet.size:  # the last packet of a stream is empty
+                if packet.dts is None:
+                    packet.dts = packet.pts
                 packet.stream = self._target
                 container.mux(packet)
 

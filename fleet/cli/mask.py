@@ -156,8 +156,9 @@ def _tell(done: Report, format_: Format) -> None:
     else:
         outcomes = ", ".join(f"{n} {word}" for word, n in summary["outcomes"].items() if n)
         speed = f", {summary['frames_per_second']} frames/s" if done.kind == "video" else ""
-        faces = f"at most {summary['most_regions']} faces a frame" if done.kind == "video" else _faces(done)
-        print(f"{done.output}: {summary['frames']} frames ({outcomes}), {faces}{speed}", flush=True)
+        most = _counted(summary["most_regions"], "face")
+        faces = f"at most {most} a frame" if done.kind == "video" else most
+        print(f"{done.output}: {_counted(summary['frames'], 'frame')} ({outcomes}), {faces}{speed}", flush=True)
     for note in done.notes:
         say(f"note: {note}")
     if uncertain := done.uncertain():
@@ -165,9 +166,8 @@ def _tell(done: Report, format_: Format) -> None:
         say(f"note: {uncertain} frames could not be masked with certainty and are hidden whole ({reasons})")
 
 
-def _faces(done: Report) -> str:
-    count = done.summary()["most_regions"]
-    return f"{count} face{'' if count == 1 else 's'}"
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _check_report(path: Path) -> None:

@@ -1,0 +1,78 @@
+"""``fleet up`` and the commands after it, as processes: from an ONNX file to a masked picture."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleet import MaskingClient, Outcome
+
+FLEET = [sys.executable, "-m", "fleet.cli"]
+pytestmark = pytest.mark.xdist_group("stack")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    home = tmp_path_factory.mktemp("home")
+    return {**os.environ, **{f"XDG_{kind}_HOME": str(home / kind) for kind in ("CONFIG", "CACHE", "DATA")}}
+
+
+@pytest.fixture(scope="module")
+def stack(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    directory = tmp_path_factory.mktemp("stack")
+    command = [*FLEET, "up", "--any-port", "--agents", "2", "--data-dir", str(directory), "-o", "json"]
+    with (directory / "up.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, (directory / "up.log").read_text()
+        yield json.loads(line)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 0
+        process.stdout.close()
+
+
+def test_from_a_file_to_a_masked_picture(
+    environment: dict[str, str], stack: dict[str, Any], testdata: Path, tmp_path: Path
+) -> None:
+    def fleet(*arguments: str | Path, code: int = 0) -> Any:
+        command = [*FLEET, *map(str, arguments)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100)
+        assert done.returncode == code, done.stderr
+        if code:
+            assert done.stderr.splitlines()[-1].startswith("error: ")
+        return json.loads(done.stdout) if "json" in arguments else done.stdout
+
+    assert stack["event"] == "ready"
+    model = testdata / "models/yunet_n_dynamic.onnx"
+    fleet("models", "add", "wrong", model, "--decoder", "centerface", code=2)
+    added = fleet("models", "add", "yunet", model, "--decoder", "yunet", "-o", "json")
+    assert (added["name"], added["version"], added["decoder"]) == ("yunet", 1, "yunet")
+    assert [m["name"] for m in fleet("models", "list", "-o", "json")] == ["yunet"]
+    fleet("releases", "create", "--model", "yunet", "--target", "nope", code=2)
+    fleet("releases", "create", "--model", "other", "--target", "ort-cpu", code=4)
+    release = fleet("releases", "create", "--model", "yunet", "--target", "ort-cpu", "--style", "solid", "-o", "json")
+    assert (release["state"], release["policy"]["style"]) == ("READY", "solid")
+    fleet("rollouts", "create", "--release", "r-99", code=4)
+    fleet("rollouts", "create", "--release", release["id"], "-l", "site=nowhere", code=5)
+    fleet("devices", "label", "agent-1", "site=berlin")
+    rollout = fleet("rollouts", "create", "--release", release["id"], "--watch", "-o", "json")
+    assert rollout["state"] == "SUCCEEDED"
+    assert [d["state"] for d in rollout["devices"]] == ["COMMITTED", "COMMITTED"]
+    devices = fleet("devices", "list", "-o", "json", "-l", "site=berlin")
+    assert [d["name"] for d in devices] == ["agent-1"]
+    picture = testdata / "images/Test3.jpg"
+    for address in stack["agents"]:
+        with MaskingClient(address) as client:
+            result = client.mask_image(picture.read_bytes())
+        assert (result.outcome, len(result.regions)) == (Outcome.MASKED, 3)
+    fleet("mask", picture, "-o", tmp_path / "out.png")
+    assert (tmp_path / "out.png").stat().st_size > 0
