@@ -64,8 +64,12 @@ class Screen:
         started = time.monotonic()
         entry: dict[str, Any] = {"title": title, "command": "", "seconds": 0.0}
         self.steps.append(entry)
-        yield
-        entry["seconds"] = round(time.monotonic() - started, 2)
+        bar = self.bar("at work")
+        try:
+            yield
+        finally:
+            self.remove(bar)
+            entry["seconds"] = round(time.monotonic() - started, 2)
 
     def command(self, command: str) -> None:
         """A command line that is about to run; it belongs to the step under way."""
