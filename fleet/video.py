@@ -86,7 +86,7 @@ def _av() -> Any:
         raise PreconditionError(
             "videos need the package av, which is not installed", remedy="pip install 'maskfleet[cli]'"
         ) from None
-    # Any av.logging.set_level() but None lets FFmpeg's threads wait for the GIL in its log callback, while the thread that
+    # With any level but None FFmpeg's threads wait for the GIL in PyAV's log callback, while the thread that
     # frees their codec holds the GIL and waits for them. What matters comes as an exception.
     av.logging.set_level(None)
     return av
