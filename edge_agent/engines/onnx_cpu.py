@@ -58,7 +58,6 @@ class OnnxCpuEngine:
         options.log_severity_level = _FATAL_ONLY
         # Threads that spin between two frames take the cores from those who decode and encode.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=[_PROVIDER])
         except Exception as error:  # noqa: BLE001  # the runtime's exceptions have no common base but this

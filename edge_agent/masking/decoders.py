@@ -72,7 +72,7 @@ def decode(
     boxes = _DECODERS[decoder.name](checked, width, height, max(min_confidence, _LEAST_SCORE))
     if len(boxes) > MAX_CANDIDATES:
         raise EngineError(f"the engine gave {len(boxes)} candidates above {min_confidence:.2f}", remedy=_REMEDY)
-    if not math.isfinite(float(boxes.sum(dtype=np.float64))):
+    if not np.isfinite(boxes).all():
         raise EngineError("the engine gave boxes that are no numbers", remedy=_REMEDY)
     boxes = boxes[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
     return suppress(boxes, nms_iou)

@@ -39,7 +39,7 @@ WEAK_SHARE = 0.5
 _SMOOTHING = 0.5
 """How much of a velocity's error is put right at once. Detectors' boxes tremble by some per cent."""
 
-_WIDENING = 0.06
+_WIDENING = 0.05
 """By how much of its size a coasting box grows on each side with each frame."""
 
 _MAX_WIDENING = 0.4
