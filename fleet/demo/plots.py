@@ -113,15 +113,16 @@ def rollout(devices: Mapping[str, Sequence[tuple[float, float, str]]]) -> str:
     over = max((spans[-1][1] for spans in devices.values() if spans), default=0.0)
     for row, spans in enumerate(devices.values()):
         # The last state goes on: a little of it is drawn, or the end could not be seen.
-        tail = [(spans[-1][1], over * 1.06, spans[-1][2])] if spans else []
-        for start, end, state in [*spans, *tail]:
+        drawn = [*spans[:-1], (spans[-1][0], over * 1.06, spans[-1][2])] if spans else []
+        for start, end, state in drawn:
             axes.barh(row, end - start, left=start, height=0.62, color=STATE_COLOURS.get(state, _OTHER), linewidth=0)
     axes.set_yticks(range(len(devices)), list(devices))
     axes.invert_yaxis()
     axes.set_xlabel("seconds since the rollout was created")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color=_GRID, linewidth=0.8)
-    states = dict.fromkeys(state for spans in devices.values() for _, _, state in spans)
+    seen = {state for spans in devices.values() for _, _, state in spans}
+    states = [*(state for state in STATE_COLOURS if state in seen), *sorted(seen - STATE_COLOURS.keys())]
     _legend(figure, {state: STATE_COLOURS.get(state, _OTHER) for state in states})
     return _svg(figure)
 
