@@ -1,4 +1,4 @@
-"""Video files, through PyAV: the only module that imports it.
+"""Video files, through PyAV (which only :mod:`fleet.sound` imports).
 
 Rules:
 
@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from fleet.results import Image
+from fleet.sound import Sound, library
 from maskfleet.errors import InvalidInputError, NotFoundError, OutputError, PreconditionError
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
@@ -77,19 +78,6 @@ class VideoInfo:
     colorspace: int
     sample_aspect_ratio: Fraction
     sound: tuple[str, ...]
-
-
-def _av() -> Any:
-    try:
-        import av
-    except ImportError:
-        raise PreconditionError(
-            "videos need the package av, which is not installed", remedy="pip install 'maskfleet[cli]'"
-        ) from None
-    # With any level but None FFmpeg's threads wait for the GIL in PyAV's log callback, while the thread that
-    # frees their codec holds the GIL and waits for them. What matters comes as an exception.
-    av.logging.set_level(None)
-    return av
 
 
 class VideoSource:
@@ -139,7 +127,7 @@ class VideoSource:
 
     def _decode(self) -> Iterator[Any]:
         """Frames; damaged packets are left out, as players do."""
-        av = _av()
+        av = library()
         packets = self._container.demux(self._stream)
         while True:
             try:
@@ -192,7 +180,7 @@ class VideoSource:
 class VideoSink:
     """A video being written; nothing is at its destination before :meth:`finish`."""
 
-    def __init__(self, container: Any, temporary: Path, path: Path, info: VideoInfo, sounds: list[_Sound]) -> None:
+    def __init__(self, container: Any, temporary: Path, path: Path, info: VideoInfo, sounds: list[Sound]) -> None:
         self._container = container
         self._temporary = temporary
         self._path = path
@@ -231,7 +219,7 @@ class VideoSink:
             InvalidInputError: no such container.
             OutputError: it cannot be written there.
         """
-        av = _av()
+        av = library()
         check_suffix(path)
         temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
         with contextlib.ExitStack() as stack:
@@ -242,7 +230,7 @@ class VideoSink:
                 sounds = []
                 if sound_of is not None and like.sound and path.suffix.lower() != ".gif":
                     source = stack.enter_context(av.open(str(sound_of)))
-                    sounds = [_Sound(source, index) for index in range(len(source.streams.audio))]
+                    sounds = [Sound(source, index) for index in range(len(source.streams.audio))]
                 yield cls(container, temporary, path, like, sounds)
             except (av.error.FFmpegError, OSError) as error:
                 raise _output_error(path, error) from None
@@ -257,7 +245,7 @@ class VideoSink:
         Raises:
             OutputError: it cannot be written.
         """
-        av = _av()
+        av = library()
         picture = av.VideoFrame.from_ndarray(self._padded(pixels), format="bgr24")
         if self._stream.pix_fmt == "yuv420p":
             space = self._info.colorspace
@@ -285,7 +273,7 @@ class VideoSink:
         Raises:
             OutputError: it cannot be written.
         """
-        av = _av()
+        av = library()
         try:
             self._container.mux(self._stream.encode(None))
             for sound in self._sounds:
@@ -305,62 +293,6 @@ class VideoSink:
         return np.pad(pixels, ((0, down), (0, right), (0, 0)), mode="edge")
 
 
-class _Sound:
-    """One sound stream on its way from the source to the output."""
-
-    def __init__(self, source: Any, index: int) -> None:
-        self._stream = source.streams.audio[index]
-        self._packets = source.demux(self._stream)
-        self._waiting: Any = None
-        self._target: Any = None
-        self._encode = False
-        self._resampler: Any = None
-        self._ended = False
-
-    def add_to(self, container: Any, *, mp4: bool) -> None:
-        """Adds a stream to the output. MP4 may hold PCM since lately; few players know."""
-        name = self._stream.codec_context.name
-        try:
-            self._encode = name not in container.supported_codecs or (mp4 and name.startswith("pcm_"))
-            if not self._encode:
-                self._target = container.add_stream_from_template(self._stream)
-        except ValueError:
-            self._encode = True
-        if self._encode:
-            self._target = container.add_stream(container.default_audio_codec, rate=self._stream.rate)
-            self._target.layout = {1: "mono", 2: "stereo"}.get(self._stream.channels, self._stream.layout)
-            context = self._target.codec_context
-            self._resampler = _av().AudioResampler(context.format, context.layout, context.rate, context.frame_size)
-
-    def until(self, seconds: float, container: Any) -> None:
-        """Copies what is heard up to a moment."""
-        av = _av()
-        while not self._ended:
-            if self._waiting is None:
-                try:
-                    self._waiting = next(self._packets, None)
-                except av.error.FFmpegError:
-                    self._waiting = None
-                if self._waiting is None:
-                    self._ended = True
-                    if self._encode:
-                        container.mux(self._target.encode(None))
-                    return
-            packet = self._waiting
-            if packet.dts is not None and float(packet.dts * packet.time_base) > seconds:
-                return
-            self._waiting = None
-            if self._encode:
-                for frame in packet.decode():
-                    for fitting in self._resampler.resample(frame):
-                        container.mux(self._target.encode(fitting))
-            elif packet.size:  # the last packet of a stream is empty
-                if packet.dts is None:
-                    packet.dts = packet.pts
-                packet.stream = self._target
-                container.mux(packet)
-
-
 def check_suffix(path: Path) -> None:
     """Raises InvalidInputError where an output's suffix is none of a video."""
     if path.suffix.lower() not in VIDEO_SUFFIXES:
@@ -371,7 +303,7 @@ def check_suffix(path: Path) -> None:
 
 @contextlib.contextmanager
 def _container(path: Path) -> Iterator[Any]:
-    av = _av()
+    av = library()
     try:
         container = av.open(str(path))
     except FileNotFoundError:
@@ -388,7 +320,7 @@ def _container(path: Path) -> Iterator[Any]:
 
 
 def _encoder(suffix: str) -> str:
-    av = _av()
+    av = library()
     names = _ENCODERS.get(suffix, _H264)
     for name in names:
         with contextlib.suppress(Exception):  # a codec that this build of FFmpeg lacks
