@@ -101,9 +101,9 @@ def _finite(role: str, outputs: Mapping[str, FloatArray]) -> FloatArray:
         values = outputs[role]
     except KeyError:
         raise EngineError(f"the engine gave no output {role!r}", remedy=_REMEDY) from None
-    # One sum is cheaper than isfinite(): whatever is no number spreads through it.
+    # One sum is cheaper than isfinite(): whatever is no number spreads through it, and what overflows it is no score.
     with np.errstate(invalid="ignore", over="ignore"):
-        total = float(values.sum(dtype=np.float64))
+        total = float(values.sum())
     if not math.isfinite(total):
         raise EngineError(f"the engine's output {role!r} holds values that are no numbers", remedy=_REMEDY)
     return values

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import queue
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,14 @@ def shown(result: pb.FrameResult) -> np.ndarray:
     return decoded
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for what another thread does and tells nobody."""
+    end = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
 # -- single pictures ---------------------------------------------------------------------------------------------
 
 
@@ -329,8 +338,7 @@ def test_live_the_newest_frame_wins_and_the_others_say_so_in_order(agent: Agent)
         stream.send(small())
     stream.end()
     # The tenth frame is read before the first is done: nothing else is left to wait for.
-    while agent.servicer.streams and not _last_read(agent):
-        pass
+    until(lambda: _last_read(agent))
     agent.engine.gate.set()
     results = stream.results()
     assert [r.sequence for r in results] == list(range(10))
@@ -442,8 +450,7 @@ def test_more_frames_than_credits_end_an_every_frame_stream(agent: Agent) -> Non
     for _ in range(3):
         stream.send(small())
     assert agent.engine.entered.acquire(timeout=WAIT_S)
-    while not _last_read(agent):
-        pass
+    until(lambda: _last_read(agent))
     agent.engine.gate.set()
     assert [stream.result().sequence for _ in range(2)] == [0, 1]
     assert isinstance(stream.error(), CapacityError)
@@ -469,8 +476,7 @@ def test_a_client_that_goes_away_gives_its_worker_back(agent: Agent) -> None:
         stream.opened()
         stream.send(small())
         stream.cancel()
-        while agent.servicer.streams:
-            pass
+        until(lambda: agent.servicer.streams == 0)
 
 
 # -- the end -----------------------------------------------------------------------------------------------------
@@ -484,8 +490,7 @@ def test_an_agent_that_stops_finishes_the_frame_at_hand_and_answers_the_others(a
         stream.send(small())
     assert agent.engine.entered.acquire(timeout=WAIT_S)
     (frames,) = agent.servicer._queues
-    while len(frames._frames) < 2:
-        pass
+    until(lambda: len(frames._frames) == 2)
     agent.servicer.stop()
     agent.engine.gate.set()
     results = [stream.result() for _ in range(3)]
