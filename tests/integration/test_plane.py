@@ -72,6 +72,8 @@ async def refused(call: Any) -> FleetError:
     answer = call.read() if hasattr(call, "read") else call
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await answer
+    if hasattr(call, "cancel"):
+        call.cancel()  # the client's half of a stream is still open, and its task would wait for ever
     return from_rpc_error(caught.value)
 
 
