@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,8 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
+from opentelemetry.proto.metrics.v1 import metrics_pb2
 
 from maskfleet.errors import FleetError
 from maskfleet.manifest import MANIFEST_TYPE, Envelope, release_digest
@@ -417,3 +420,52 @@ def test_a_package_is_masked_with_by_itself(bench: Bench, engine: bytes) -> None
     done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr.startswith("error: the engine's bytes have digest")
+
+
+class Collector(metrics_service_pb2_grpc.MetricsServiceServicer):
+    """An OpenTelemetry collector that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.requests: queue.Queue[metrics_service_pb2.ExportMetricsServiceRequest] = queue.Queue()
+        self.server = grpc.server(futures.ThreadPoolExecutor(2))
+        metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(self, self.server)
+        self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+        self.server.start()
+
+    def Export(  # noqa: N802  # OTLP's name
+        self, request: metrics_service_pb2.ExportMetricsServiceRequest, context: grpc.ServicerContext
+    ) -> metrics_service_pb2.ExportMetricsServiceResponse:
+        self.requests.put(request)
+        return metrics_service_pb2.ExportMetricsServiceResponse()
+
+
+def test_opentelemetry_metrics_reach_a_collector_named_by_the_standard_variables(bench: Bench, engine: bytes) -> None:
+    collector = Collector()
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{collector.address}",
+        "OTEL_METRIC_EXPORT_INTERVAL": "200",
+        "OTEL_RESOURCE_ATTRIBUTES": "site=berlin",
+    }
+    plane = ("--plane", bench.plane.address, "--join-token-file", str(bench.token))
+    agent = bench.agent(*plane, environ=environ)
+    bench.plane.assign(agent.device, 1, "r-1", bench.plane.manifest("r-1", engine))
+    bench.plane.wait_report(1, COMMITTED)
+    masked(agent.mask())
+    masked(agent.mask())
+    while True:
+        (resource,) = collector.requests.get(timeout=WAIT_S).resource_metrics
+        metrics = {metric.name: metric for scope in resource.scope_metrics for metric in scope.metrics}
+        if "maskfleet.frames" in metrics and metrics["maskfleet.frames"].sum.data_points[0].as_int == 2:
+            break
+    said = {entry.key: entry.value.string_value for entry in resource.resource.attributes}
+    assert (said["service.name"], said["service.instance.id"], said["site"]) == (
+        "maskfleet-agent", agent.device, "berlin",
+    )  # fmt: skip
+    frames = metrics["maskfleet.frames"].sum
+    assert frames.aggregation_temporality == metrics_pb2.AGGREGATION_TEMPORALITY_CUMULATIVE
+    assert {a.key: a.value.string_value for a in frames.data_points[0].attributes} == {
+        "outcome": "MASKED", "reason": "DETECTED",
+    }  # fmt: skip
+    assert metrics["maskfleet.stage.duration"].histogram.data_points[0].explicit_bounds
+    assert agent.end() == 0
+    collector.server.stop(None).wait()
