@@ -40,6 +40,8 @@ lint: install node_modules
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
+	@# What runs on JetPack 6 keeps to its Python.
+	$(bin)/mypy --python-version 3.10 -p maskfleet -p edge_agent
 	$(bin)/lint-imports
 	node_modules/.bin/buf lint
 	node_modules/.bin/buf format --diff --exit-code > /dev/null

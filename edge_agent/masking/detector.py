@@ -95,7 +95,8 @@ def in_source(boxes: FloatArray, scale: float, width: int, height: int) -> Float
     moved = boxes.copy()
     moved[:, :4] /= np.float32(scale)
     np.clip(moved[:, :4], 0, np.array([width, height, width, height], np.float32), out=moved[:, :4])
-    return moved[(moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])]
+    kept: FloatArray = moved[(moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])]
+    return kept
 
 
 def detect(
