@@ -1,4 +1,6 @@
-"""What a frame costs in the agent, by stage, in one process: ``python benchmarks/masking.py ENGINE.onnx DECODER PICTURE``.
+"""What a frame costs in the agent, by stage, in one process.
+
+    python benchmarks/masking.py ENGINE.onnx DECODER PICTURE
 
 Medians over frames of one picture with faces, encoded as JPEG at several sizes and moved a little from frame to frame.
 The engine is a prepared one, as ``python -m model_compiler compile`` leaves it under ``engines/``.

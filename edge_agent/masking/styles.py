@@ -161,4 +161,4 @@ def _drawn(source: Picture, face: float, policy: MaskPolicy) -> npt.NDArray[Any]
     if policy.style is Style.PIXELATE:
         return cv2.resize(small, (wide, high), interpolation=cv2.INTER_NEAREST)
     small = cv2.GaussianBlur(small, (3, 3), 0.6, borderType=cv2.BORDER_REPLICATE)
-    return cv2.resize(small, (wide, high), interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(small, (wide, high), interpolation=cv2.INTER_LINEAR)
