@@ -7,7 +7,7 @@ Rules, in the order in which they are applied to each frame:
    begins one and is masked at once: a face is never asked to prove itself.
 3. Weak detections, too weak to begin a track, may continue one: the same face, blurred or half hidden, scores lower for
    a moment. (The second association of ByteTrack, Zhang et al., ECCV 2022, arXiv 2110.06864.) At the edges of the frame
-   weak detections begin tracks too, since half a face scores about half; such a track does not coast until a sure
+   the better of them begin tracks too, since part of a face scores lower; such a track does not coast until a sure
    detection has confirmed it.
 4. A track that nothing continued coasts: it is masked where it should be by now, wider with every frame that passes. It
    ends after ``coast_frames``, or when almost nothing of it is left inside the frame.
@@ -35,6 +35,9 @@ from maskfleet.policy import MaskPolicy
 
 WEAK_SHARE = 0.5
 """A detection from this share of ``min_confidence`` may continue a track."""
+
+_EDGE_SHARE = 0.7
+"""A detection from this share of ``min_confidence`` may begin a track at the edge of the frame."""
 
 _SMOOTHING = 0.5
 """How much of a velocity's error is put right at once. Detectors' boxes tremble by some per cent."""
@@ -161,6 +164,7 @@ class Tracker:
         tracks = list(self.tracks)
         cut = _at_edge(boxes, width, height)
         sure = boxes[:, 4] >= policy.min_confidence
+        begins = sure | (cut & (boxes[:, 4] >= policy.min_confidence * _EDGE_SHARE))
         free = list(range(len(tracks)))
         starting: list[int] = []
         for rows in (np.flatnonzero(sure), np.flatnonzero(~sure)):
@@ -171,7 +175,7 @@ class Tracker:
                 tracks[index] = tracks[index].continued(boxes[row].tolist(), sure=bool(sure[row]), cut=bool(cut[row]))
             claimed, taken = {place for place, _ in pairs}, {column for _, column in pairs}
             free = [index for place, index in enumerate(free) if place not in claimed]
-            starting += [int(row) for column, row in enumerate(rows) if column not in taken and (sure[row] or cut[row])]
+            starting += [int(row) for column, row in enumerate(rows) if column not in taken and begins[row]]
         for row in starting:
             self._last_id += 1
             tracks.append(Track.begun(self._last_id, boxes[row].tolist(), sure=bool(sure[row])))

@@ -85,9 +85,10 @@ def test_a_weak_detection_continues_a_face_and_begins_none() -> None:
 
 def test_at_an_edge_a_weak_detection_begins_a_face_that_does_not_coast_until_it_is_confirmed() -> None:
     tracker = Tracker()
-    assert len(step(tracker, face(10, score=0.25))) == 1
+    assert step(tracker, face(10, score=0.25)) == []
+    assert len(step(tracker, face(10, score=0.3))) == 1
     assert step(tracker) == []
-    step(tracker, face(10, score=0.25))
+    step(tracker, face(10, score=0.3))
     step(tracker, face(20, score=0.9))
     (region,) = step(tracker)
     assert region.coasted
