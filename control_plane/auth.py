@@ -98,6 +98,11 @@ ROLES: dict[str, frozenset[Role]] = {
         GetRollout=_OPERATORS,
         WatchRollout=_OPERATORS,
         AbortRollout=_OPERATORS,
+        PauseRollout=_OPERATORS,
+        ResumeRollout=_OPERATORS,
+        PromoteRollout=_OPERATORS,
+        ListDecisions=_OPERATORS,
+        ExplainRollout=_OPERATORS,
     ),
 }
 _TOKEN = re.compile(r"mf[ob]1\.[A-Za-z0-9_-]{16,128}")

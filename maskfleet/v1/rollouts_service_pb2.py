@@ -23,43 +23,65 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from maskfleet.v1 import decisions_pb2 as maskfleet_dot_v1_dot_decisions__pb2
+from maskfleet.v1 import strategy_pb2 as maskfleet_dot_v1_dot_strategy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#maskfleet/v1/rollouts_service.proto\x12\x0cmaskfleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb3\x01\n\rRolloutDevice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12\x1b\n\x13\x62\x61seline_release_id\x18\x03 \x01(\t\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .maskfleet.v1.RolloutDeviceState\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x0c\n\x04wave\x18\x06 \x01(\r\x12\x0e\n\x06online\x18\x07 \x01(\x08\"\x83\x02\n\x07Rollout\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nrelease_id\x18\x02 \x01(\t\x12\x10\n\x08selector\x18\x03 \x01(\t\x12)\n\x05state\x18\x04 \x01(\x0e\x32\x1a.maskfleet.v1.RolloutState\x12,\n\x07\x64\x65vices\x18\x05 \x03(\x0b\x32\x1b.maskfleet.v1.RolloutDevice\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\x14\x43reateRolloutRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nrelease_id\x18\x02 \x01(\t\x12\x10\n\x08selector\x18\x03 \x01(\t\"?\n\x15\x43reateRolloutResponse\x12&\n\x07rollout\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Rollout\"<\n\x13ListRolloutsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x14ListRolloutsResponse\x12\'\n\x08rollouts\x18\x01 \x03(\x0b\x32\x15.maskfleet.v1.Rollout\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x11GetRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\"<\n\x12GetRolloutResponse\x12&\n\x07rollout\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Rollout\")\n\x13WatchRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\">\n\x14WatchRolloutResponse\x12&\n\x07rollout\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Rollout\")\n\x13\x41\x62ortRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\">\n\x14\x41\x62ortRolloutResponse\x12&\n\x07rollout\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Rollout*\xd5\x01\n\x0cRolloutState\x12\x1d\n\x19ROLLOUT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15ROLLOUT_STATE_PENDING\x10\x01\x12\x1d\n\x19ROLLOUT_STATE_PROGRESSING\x10\x02\x12\x1a\n\x16ROLLOUT_STATE_ABORTING\x10\x03\x12\x1b\n\x17ROLLOUT_STATE_SUCCEEDED\x10\x04\x12\x18\n\x14ROLLOUT_STATE_FAILED\x10\x05\x12\x19\n\x15ROLLOUT_STATE_ABORTED\x10\x06*\x8b\x02\n\x12RolloutDeviceState\x12$\n ROLLOUT_DEVICE_STATE_UNSPECIFIED\x10\x00\x12 \n\x1cROLLOUT_DEVICE_STATE_PENDING\x10\x01\x12!\n\x1dROLLOUT_DEVICE_STATE_UPDATING\x10\x02\x12\"\n\x1eROLLOUT_DEVICE_STATE_COMMITTED\x10\x03\x12\x1f\n\x1bROLLOUT_DEVICE_STATE_FAILED\x10\x04\x12\"\n\x1eROLLOUT_DEVICE_STATE_REVERTING\x10\x05\x12!\n\x1dROLLOUT_DEVICE_STATE_REVERTED\x10\x06\x32\xc3\x03\n\x0fRolloutsService\x12X\n\rCreateRollout\x12\".maskfleet.v1.CreateRolloutRequest\x1a#.maskfleet.v1.CreateRolloutResponse\x12U\n\x0cListRollouts\x12!.maskfleet.v1.ListRolloutsRequest\x1a\".maskfleet.v1.ListRolloutsResponse\x12O\n\nGetRollout\x12\x1f.maskfleet.v1.GetRolloutRequest\x1a .maskfleet.v1.GetRolloutResponse\x12W\n\x0cWatchRollout\x12!.maskfleet.v1.WatchRolloutRequest\x1a\".maskfleet.v1.WatchRolloutResponse0\x01\x12U\n\x0c\x41\x62ortRollout\x12!.maskfleet.v1.AbortRolloutRequest\x1a\".maskfleet.v1.AbortRolloutResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#maskfleet/v1/rollouts_service.proto\x12\x0cmaskfleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cmaskfleet/v1/decisions.proto\x1a\x1bmaskfleet/v1/strategy.proto\"\xea\x01\n\rRolloutDevice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12\x1b\n\x13\x62\x61seline_release_id\x18\x03 \x01(\t\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .maskfleet.v1.RolloutDeviceState\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x0c\n\x04wave\x18\x06 \x01(\r\x12\x0e\n\x06online\x18\x07 \x01(\x08\x12$\n\x06\x63ohort\x18\x08 \x01(\x0e\x32\x14.maskfleet.v1.Cohort\x12\x0f\n\x07stratum\x18\t \x01(\t\"\xf6\x03\n\x07Rollout\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nrelease_id\x18\x02 \x01(\t\x12\x10\n\x08selector\x18\x03 \x01(\t\x12)\n\x05state\x18\x04 \x01(\x0e\x32\x1a.maskfleet.v1.RolloutState\x12,\n\x07\x64\x65vices\x18\x05 \x03(\x0b\x32\x1b.maskfleet.v1.RolloutDevice\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x08strategy\x18\t \x01(\x0b\x32\x1d.maskfleet.v1.RolloutStrategy\x12\x0c\n\x04wave\x18\n \x01(\x05\x12\r\n\x05waves\x18\x0b \x01(\r\x12\x31\n\rsoak_end_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x08\x64\x65\x63ision\x18\r \x01(\x0b\x32\x1c.maskfleet.v1.DecisionRecord\x12*\n\x06series\x18\x0e \x03(\x0b\x32\x1a.maskfleet.v1.CohortSeries\x12\x14\n\x0c\x64\x65vice_count\x18\x0f \x01(\r\"\x81\x01\n\x14\x43reateRolloutRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nrelease_id\x18\x02 \x01(\t\x12\x10\n\x08selector\x18\x03 \x01(\t\x12/\n\x08strategy\x18\x04 \x01(\x0b\x32\x1d.maskfleet.v1.RolloutStrategy\"?\n\x15\x43reateRolloutResponse\x12&\n\x07rollout\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Rollout\"<\n\x13ListRolloutsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x14ListRolloutsResponse\x12\'\n\x08rollouts\x18\x01 \x03(\x0b\x32\x15.maskfleet.v1.Rollout\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x11GetRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\"<\n\x12GetRolloutResponse\x12&\n\x07rollout\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Rollout\")\n\x13WatchRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\">\n\x14WatchRolloutResponse\x12&\n\x07rollout\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Rollout\")\n\x13\x41\x62ortRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\">\n\x14\x41\x62ortRolloutResponse\x12&\n\x07rollout\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Rollout\")\n\x13PauseRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\">\n\x14PauseRolloutResponse\x12&\n\x07rollout\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Rollout\"*\n\x14ResumeRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\"?\n\x15ResumeRolloutResponse\x12&\n\x07rollout\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Rollout\"+\n\x15PromoteRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\"@\n\x16PromoteRolloutResponse\x12&\n\x07rollout\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Rollout\"Q\n\x14ListDecisionsRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x15ListDecisionsResponse\x12/\n\tdecisions\x18\x01 \x03(\x0b\x32\x1c.maskfleet.v1.DecisionRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x15\x45xplainRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\"S\n\x16\x45xplainRolloutResponse\x12&\n\x07rollout\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Rollout\x12\x11\n\tsentences\x18\x02 \x03(\t*\xe1\x02\n\x0cRolloutState\x12\x1d\n\x19ROLLOUT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15ROLLOUT_STATE_PENDING\x10\x01\x12\x1d\n\x19ROLLOUT_STATE_PROGRESSING\x10\x02\x12\x1a\n\x16ROLLOUT_STATE_ABORTING\x10\x03\x12\x1b\n\x17ROLLOUT_STATE_SUCCEEDED\x10\x04\x12\x18\n\x14ROLLOUT_STATE_FAILED\x10\x05\x12\x19\n\x15ROLLOUT_STATE_ABORTED\x10\x06\x12\x19\n\x15ROLLOUT_STATE_SOAKING\x10\x07\x12\x16\n\x12ROLLOUT_STATE_HELD\x10\x08\x12\x18\n\x14ROLLOUT_STATE_PAUSED\x10\t\x12\x1e\n\x1aROLLOUT_STATE_ROLLING_BACK\x10\n\x12\x1d\n\x19ROLLOUT_STATE_ROLLED_BACK\x10\x0b*\xad\x02\n\x12RolloutDeviceState\x12$\n ROLLOUT_DEVICE_STATE_UNSPECIFIED\x10\x00\x12 \n\x1cROLLOUT_DEVICE_STATE_PENDING\x10\x01\x12!\n\x1dROLLOUT_DEVICE_STATE_UPDATING\x10\x02\x12\"\n\x1eROLLOUT_DEVICE_STATE_COMMITTED\x10\x03\x12\x1f\n\x1bROLLOUT_DEVICE_STATE_FAILED\x10\x04\x12\"\n\x1eROLLOUT_DEVICE_STATE_REVERTING\x10\x05\x12!\n\x1dROLLOUT_DEVICE_STATE_REVERTED\x10\x06\x12 \n\x1cROLLOUT_DEVICE_STATE_EXPIRED\x10\x07\x32\x88\x07\n\x0fRolloutsService\x12X\n\rCreateRollout\x12\".maskfleet.v1.CreateRolloutRequest\x1a#.maskfleet.v1.CreateRolloutResponse\x12U\n\x0cListRollouts\x12!.maskfleet.v1.ListRolloutsRequest\x1a\".maskfleet.v1.ListRolloutsResponse\x12O\n\nGetRollout\x12\x1f.maskfleet.v1.GetRolloutRequest\x1a .maskfleet.v1.GetRolloutResponse\x12W\n\x0cWatchRollout\x12!.maskfleet.v1.WatchRolloutRequest\x1a\".maskfleet.v1.WatchRolloutResponse0\x01\x12U\n\x0c\x41\x62ortRollout\x12!.maskfleet.v1.AbortRolloutRequest\x1a\".maskfleet.v1.AbortRolloutResponse\x12U\n\x0cPauseRollout\x12!.maskfleet.v1.PauseRolloutRequest\x1a\".maskfleet.v1.PauseRolloutResponse\x12X\n\rResumeRollout\x12\".maskfleet.v1.ResumeRolloutRequest\x1a#.maskfleet.v1.ResumeRolloutResponse\x12[\n\x0ePromoteRollout\x12#.maskfleet.v1.PromoteRolloutRequest\x1a$.maskfleet.v1.PromoteRolloutResponse\x12X\n\rListDecisions\x12\".maskfleet.v1.ListDecisionsRequest\x1a#.maskfleet.v1.ListDecisionsResponse\x12[\n\x0e\x45xplainRollout\x12#.maskfleet.v1.ExplainRolloutRequest\x1a$.maskfleet.v1.ExplainRolloutResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'maskfleet.v1.rollouts_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLLOUTSTATE']._serialized_start=1147
-  _globals['_ROLLOUTSTATE']._serialized_end=1360
-  _globals['_ROLLOUTDEVICESTATE']._serialized_start=1363
-  _globals['_ROLLOUTDEVICESTATE']._serialized_end=1630
-  _globals['_ROLLOUTDEVICE']._serialized_start=87
-  _globals['_ROLLOUTDEVICE']._serialized_end=266
-  _globals['_ROLLOUT']._serialized_start=269
-  _globals['_ROLLOUT']._serialized_end=528
-  _globals['_CREATEROLLOUTREQUEST']._serialized_start=530
-  _globals['_CREATEROLLOUTREQUEST']._serialized_end=610
-  _globals['_CREATEROLLOUTRESPONSE']._serialized_start=612
-  _globals['_CREATEROLLOUTRESPONSE']._serialized_end=675
-  _globals['_LISTROLLOUTSREQUEST']._serialized_start=677
-  _globals['_LISTROLLOUTSREQUEST']._serialized_end=737
-  _globals['_LISTROLLOUTSRESPONSE']._serialized_start=739
-  _globals['_LISTROLLOUTSRESPONSE']._serialized_end=827
-  _globals['_GETROLLOUTREQUEST']._serialized_start=829
-  _globals['_GETROLLOUTREQUEST']._serialized_end=868
-  _globals['_GETROLLOUTRESPONSE']._serialized_start=870
-  _globals['_GETROLLOUTRESPONSE']._serialized_end=930
-  _globals['_WATCHROLLOUTREQUEST']._serialized_start=932
-  _globals['_WATCHROLLOUTREQUEST']._serialized_end=973
-  _globals['_WATCHROLLOUTRESPONSE']._serialized_start=975
-  _globals['_WATCHROLLOUTRESPONSE']._serialized_end=1037
-  _globals['_ABORTROLLOUTREQUEST']._serialized_start=1039
-  _globals['_ABORTROLLOUTREQUEST']._serialized_end=1080
-  _globals['_ABORTROLLOUTRESPONSE']._serialized_start=1082
-  _globals['_ABORTROLLOUTRESPONSE']._serialized_end=1144
-  _globals['_ROLLOUTSSERVICE']._serialized_start=1633
-  _globals['_ROLLOUTSSERVICE']._serialized_end=2084
+  _globals['_ROLLOUTSTATE']._serialized_start=2193
+  _globals['_ROLLOUTSTATE']._serialized_end=2546
+  _globals['_ROLLOUTDEVICESTATE']._serialized_start=2549
+  _globals['_ROLLOUTDEVICESTATE']._serialized_end=2850
+  _globals['_ROLLOUTDEVICE']._serialized_start=146
+  _globals['_ROLLOUTDEVICE']._serialized_end=380
+  _globals['_ROLLOUT']._serialized_start=383
+  _globals['_ROLLOUT']._serialized_end=885
+  _globals['_CREATEROLLOUTREQUEST']._serialized_start=888
+  _globals['_CREATEROLLOUTREQUEST']._serialized_end=1017
+  _globals['_CREATEROLLOUTRESPONSE']._serialized_start=1019
+  _globals['_CREATEROLLOUTRESPONSE']._serialized_end=1082
+  _globals['_LISTROLLOUTSREQUEST']._serialized_start=1084
+  _globals['_LISTROLLOUTSREQUEST']._serialized_end=1144
+  _globals['_LISTROLLOUTSRESPONSE']._serialized_start=1146
+  _globals['_LISTROLLOUTSRESPONSE']._serialized_end=1234
+  _globals['_GETROLLOUTREQUEST']._serialized_start=1236
+  _globals['_GETROLLOUTREQUEST']._serialized_end=1275
+  _globals['_GETROLLOUTRESPONSE']._serialized_start=1277
+  _globals['_GETROLLOUTRESPONSE']._serialized_end=1337
+  _globals['_WATCHROLLOUTREQUEST']._serialized_start=1339
+  _globals['_WATCHROLLOUTREQUEST']._serialized_end=1380
+  _globals['_WATCHROLLOUTRESPONSE']._serialized_start=1382
+  _globals['_WATCHROLLOUTRESPONSE']._serialized_end=1444
+  _globals['_ABORTROLLOUTREQUEST']._serialized_start=1446
+  _globals['_ABORTROLLOUTREQUEST']._serialized_end=1487
+  _globals['_ABORTROLLOUTRESPONSE']._serialized_start=1489
+  _globals['_ABORTROLLOUTRESPONSE']._serialized_end=1551
+  _globals['_PAUSEROLLOUTREQUEST']._serialized_start=1553
+  _globals['_PAUSEROLLOUTREQUEST']._serialized_end=1594
+  _globals['_PAUSEROLLOUTRESPONSE']._serialized_start=1596
+  _globals['_PAUSEROLLOUTRESPONSE']._serialized_end=1658
+  _globals['_RESUMEROLLOUTREQUEST']._serialized_start=1660
+  _globals['_RESUMEROLLOUTREQUEST']._serialized_end=1702
+  _globals['_RESUMEROLLOUTRESPONSE']._serialized_start=1704
+  _globals['_RESUMEROLLOUTRESPONSE']._serialized_end=1767
+  _globals['_PROMOTEROLLOUTREQUEST']._serialized_start=1769
+  _globals['_PROMOTEROLLOUTREQUEST']._serialized_end=1812
+  _globals['_PROMOTEROLLOUTRESPONSE']._serialized_start=1814
+  _globals['_PROMOTEROLLOUTRESPONSE']._serialized_end=1878
+  _globals['_LISTDECISIONSREQUEST']._serialized_start=1880
+  _globals['_LISTDECISIONSREQUEST']._serialized_end=1961
+  _globals['_LISTDECISIONSRESPONSE']._serialized_start=1963
+  _globals['_LISTDECISIONSRESPONSE']._serialized_end=2060
+  _globals['_EXPLAINROLLOUTREQUEST']._serialized_start=2062
+  _globals['_EXPLAINROLLOUTREQUEST']._serialized_end=2105
+  _globals['_EXPLAINROLLOUTRESPONSE']._serialized_start=2107
+  _globals['_EXPLAINROLLOUTRESPONSE']._serialized_end=2190
+  _globals['_ROLLOUTSSERVICE']._serialized_start=2853
+  _globals['_ROLLOUTSSERVICE']._serialized_end=3757
 # @@protoc_insertion_point(module_scope)

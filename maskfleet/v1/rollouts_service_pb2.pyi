@@ -9,6 +9,8 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from maskfleet.v1 import decisions_pb2 as _decisions_pb2
+from maskfleet.v1 import strategy_pb2 as _strategy_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -40,6 +42,16 @@ class _RolloutStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RolloutS
     """Every device settled, and at least one refused or took back the release."""
     ROLLOUT_STATE_ABORTED: _RolloutState.ValueType  # 6
     """Stopped, and every device settled."""
+    ROLLOUT_STATE_SOAKING: _RolloutState.ValueType  # 7
+    """The wave's devices have settled and are watched."""
+    ROLLOUT_STATE_HELD: _RolloutState.ValueType  # 8
+    """The judge cannot tell, or failed: an operator decides."""
+    ROLLOUT_STATE_PAUSED: _RolloutState.ValueType  # 9
+    """An operator stopped it for a while."""
+    ROLLOUT_STATE_ROLLING_BACK: _RolloutState.ValueType  # 10
+    """The release does harm: every device that has it goes back to what it ran before."""
+    ROLLOUT_STATE_ROLLED_BACK: _RolloutState.ValueType  # 11
+    """Every device is back, or offline with its way back written down."""
 
 class RolloutState(_RolloutState, metaclass=_RolloutStateEnumTypeWrapper):
     """Where a rollout stands."""
@@ -58,6 +70,16 @@ ROLLOUT_STATE_FAILED: RolloutState.ValueType  # 5
 """Every device settled, and at least one refused or took back the release."""
 ROLLOUT_STATE_ABORTED: RolloutState.ValueType  # 6
 """Stopped, and every device settled."""
+ROLLOUT_STATE_SOAKING: RolloutState.ValueType  # 7
+"""The wave's devices have settled and are watched."""
+ROLLOUT_STATE_HELD: RolloutState.ValueType  # 8
+"""The judge cannot tell, or failed: an operator decides."""
+ROLLOUT_STATE_PAUSED: RolloutState.ValueType  # 9
+"""An operator stopped it for a while."""
+ROLLOUT_STATE_ROLLING_BACK: RolloutState.ValueType  # 10
+"""The release does harm: every device that has it goes back to what it ran before."""
+ROLLOUT_STATE_ROLLED_BACK: RolloutState.ValueType  # 11
+"""Every device is back, or offline with its way back written down."""
 Global___RolloutState: _TypeAlias = RolloutState  # noqa: Y015
 
 class _RolloutDeviceState:
@@ -80,6 +102,8 @@ class _RolloutDeviceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ro
     """It is on its way back."""
     ROLLOUT_DEVICE_STATE_REVERTED: _RolloutDeviceState.ValueType  # 6
     """It is back, or never left."""
+    ROLLOUT_DEVICE_STATE_EXPIRED: _RolloutDeviceState.ValueType  # 7
+    """It was offline for too long and is left behind."""
 
 class RolloutDeviceState(_RolloutDeviceState, metaclass=_RolloutDeviceStateEnumTypeWrapper):
     """Where a device stands in a rollout."""
@@ -98,6 +122,8 @@ ROLLOUT_DEVICE_STATE_REVERTING: RolloutDeviceState.ValueType  # 5
 """It is on its way back."""
 ROLLOUT_DEVICE_STATE_REVERTED: RolloutDeviceState.ValueType  # 6
 """It is back, or never left."""
+ROLLOUT_DEVICE_STATE_EXPIRED: RolloutDeviceState.ValueType  # 7
+"""It was offline for too long and is left behind."""
 Global___RolloutDeviceState: _TypeAlias = RolloutDeviceState  # noqa: Y015
 
 @_typing.final
@@ -113,6 +139,8 @@ class RolloutDevice(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     WAVE_FIELD_NUMBER: _builtins.int
     ONLINE_FIELD_NUMBER: _builtins.int
+    COHORT_FIELD_NUMBER: _builtins.int
+    STRATUM_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Its id."""
     device_name: _builtins.str
@@ -127,6 +155,10 @@ class RolloutDevice(_message.Message):
     """The wave that it belongs to, from 0."""
     online: _builtins.bool
     """Whether its stream is open."""
+    cohort: _decisions_pb2.Cohort.ValueType
+    """Canary or control; control devices move with the last wave."""
+    stratum: _builtins.str
+    """The stratum within which it was drawn, as "site=berlin"."""
     def __init__(
         self,
         *,
@@ -137,10 +169,12 @@ class RolloutDevice(_message.Message):
         detail: _builtins.str = ...,
         wave: _builtins.int = ...,
         online: _builtins.bool = ...,
+        cohort: _decisions_pb2.Cohort.ValueType = ...,
+        stratum: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_release_id", b"baseline_release_id", "detail", b"detail", "device_id", b"device_id", "device_name", b"device_name", "online", b"online", "state", b"state", "wave", b"wave"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_release_id", b"baseline_release_id", "cohort", b"cohort", "detail", b"detail", "device_id", b"device_id", "device_name", b"device_name", "online", b"online", "state", b"state", "stratum", b"stratum", "wave", b"wave"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,6 +194,13 @@ class Rollout(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    WAVE_FIELD_NUMBER: _builtins.int
+    WAVES_FIELD_NUMBER: _builtins.int
+    SOAK_END_TIME_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    SERIES_FIELD_NUMBER: _builtins.int
+    DEVICE_COUNT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id, "ro-" and a number."""
     release_id: _builtins.str
@@ -170,6 +211,12 @@ class Rollout(_message.Message):
     """Where it stands."""
     reason: _builtins.str
     """Why it is where it is, in a sentence."""
+    wave: _builtins.int
+    """The wave that is open, from 0; -1 before the first."""
+    waves: _builtins.int
+    """How many waves there are."""
+    device_count: _builtins.int
+    """How many devices it has; said in lists too, where devices may be left out."""
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___RolloutDevice]:
         """Its devices, by name."""
@@ -182,6 +229,22 @@ class Rollout(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
 
+    @_builtins.property
+    def strategy(self) -> _strategy_pb2.RolloutStrategy:
+        """How it goes about it, complete."""
+
+    @_builtins.property
+    def soak_end_time(self) -> _timestamp_pb2.Timestamp:
+        """When the wave that is open will have been watched for long enough; absent unless SOAKING."""
+
+    @_builtins.property
+    def decision(self) -> _decisions_pb2.DecisionRecord:
+        """The newest decision; absent before the first, and in lists."""
+
+    @_builtins.property
+    def series(self) -> _containers.RepeatedCompositeFieldContainer[_decisions_pb2.CohortSeries]:
+        """What the cohorts look like; absent in lists."""
+
     def __init__(
         self,
         *,
@@ -193,10 +256,17 @@ class Rollout(_message.Message):
         reason: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        strategy: _strategy_pb2.RolloutStrategy | None = ...,
+        wave: _builtins.int = ...,
+        waves: _builtins.int = ...,
+        soak_end_time: _timestamp_pb2.Timestamp | None = ...,
+        decision: _decisions_pb2.DecisionRecord | None = ...,
+        series: _abc.Iterable[_decisions_pb2.CohortSeries] | None = ...,
+        device_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decision", b"decision", "end_time", b"end_time", "soak_end_time", b"soak_end_time", "strategy", b"strategy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "devices", b"devices", "end_time", b"end_time", "id", b"id", "reason", b"reason", "release_id", b"release_id", "selector", b"selector", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decision", b"decision", "device_count", b"device_count", "devices", b"devices", "end_time", b"end_time", "id", b"id", "reason", b"reason", "release_id", b"release_id", "selector", b"selector", "series", b"series", "soak_end_time", b"soak_end_time", "state", b"state", "strategy", b"strategy", "wave", b"wave", "waves", b"waves"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -211,22 +281,28 @@ class CreateRolloutRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     RELEASE_ID_FIELD_NUMBER: _builtins.int
     SELECTOR_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call idempotent: the same id gives the same answer."""
     release_id: _builtins.str
     """The release; it must be READY."""
     selector: _builtins.str
     """Which devices; empty for all."""
+    @_builtins.property
+    def strategy(self) -> _strategy_pb2.RolloutStrategy:
+        """How to go about it; one wave of all devices where it is absent."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         release_id: _builtins.str = ...,
         selector: _builtins.str = ...,
+        strategy: _strategy_pb2.RolloutStrategy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["strategy", b"strategy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["release_id", b"release_id", "request_id", b"request_id", "selector", b"selector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["release_id", b"release_id", "request_id", b"request_id", "selector", b"selector", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -447,3 +523,251 @@ class AbortRolloutResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AbortRolloutResponse: _TypeAlias = AbortRolloutResponse  # noqa: Y015
+
+@_typing.final
+class PauseRolloutRequest(_message.Message):
+    """Asks to stop a rollout for a while."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_ID_FIELD_NUMBER: _builtins.int
+    rollout_id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        rollout_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rollout_id", b"rollout_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRolloutRequest: _TypeAlias = PauseRolloutRequest  # noqa: Y015
+
+@_typing.final
+class PauseRolloutResponse(_message.Message):
+    """The rollout, paused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rollout(self) -> Global___Rollout:
+        """The rollout."""
+
+    def __init__(
+        self,
+        *,
+        rollout: Global___Rollout | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRolloutResponse: _TypeAlias = PauseRolloutResponse  # noqa: Y015
+
+@_typing.final
+class ResumeRolloutRequest(_message.Message):
+    """Asks to go on with a rollout."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_ID_FIELD_NUMBER: _builtins.int
+    rollout_id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        rollout_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rollout_id", b"rollout_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRolloutRequest: _TypeAlias = ResumeRolloutRequest  # noqa: Y015
+
+@_typing.final
+class ResumeRolloutResponse(_message.Message):
+    """The rollout, on its way again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rollout(self) -> Global___Rollout:
+        """The rollout."""
+
+    def __init__(
+        self,
+        *,
+        rollout: Global___Rollout | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRolloutResponse: _TypeAlias = ResumeRolloutResponse  # noqa: Y015
+
+@_typing.final
+class PromoteRolloutRequest(_message.Message):
+    """Asks to open every wave that is left."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_ID_FIELD_NUMBER: _builtins.int
+    rollout_id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        rollout_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rollout_id", b"rollout_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteRolloutRequest: _TypeAlias = PromoteRolloutRequest  # noqa: Y015
+
+@_typing.final
+class PromoteRolloutResponse(_message.Message):
+    """The rollout, on its way to every device."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rollout(self) -> Global___Rollout:
+        """The rollout."""
+
+    def __init__(
+        self,
+        *,
+        rollout: Global___Rollout | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteRolloutResponse: _TypeAlias = PromoteRolloutResponse  # noqa: Y015
+
+@_typing.final
+class ListDecisionsRequest(_message.Message):
+    """Asks for decision records."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    rollout_id: _builtins.str
+    """The rollout's id."""
+    page_size: _builtins.int
+    """How many at most; 100 where it is 0."""
+    page_token: _builtins.str
+    """From an earlier response."""
+    def __init__(
+        self,
+        *,
+        rollout_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "rollout_id", b"rollout_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDecisionsRequest: _TypeAlias = ListDecisionsRequest  # noqa: Y015
+
+@_typing.final
+class ListDecisionsResponse(_message.Message):
+    """Decision records, newest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[_decisions_pb2.DecisionRecord]:
+        """This page."""
+
+    def __init__(
+        self,
+        *,
+        decisions: _abc.Iterable[_decisions_pb2.DecisionRecord] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDecisionsResponse: _TypeAlias = ListDecisionsResponse  # noqa: Y015
+
+@_typing.final
+class ExplainRolloutRequest(_message.Message):
+    """Asks why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_ID_FIELD_NUMBER: _builtins.int
+    rollout_id: _builtins.str
+    """The rollout's id."""
+    def __init__(
+        self,
+        *,
+        rollout_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rollout_id", b"rollout_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRolloutRequest: _TypeAlias = ExplainRolloutRequest  # noqa: Y015
+
+@_typing.final
+class ExplainRolloutResponse(_message.Message):
+    """Why, oldest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    SENTENCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rollout(self) -> Global___Rollout:
+        """The rollout."""
+
+    @_builtins.property
+    def sentences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One sentence each."""
+
+    def __init__(
+        self,
+        *,
+        rollout: Global___Rollout | None = ...,
+        sentences: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout", "sentences", b"sentences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRolloutResponse: _TypeAlias = ExplainRolloutResponse  # noqa: Y015

@@ -60,6 +60,31 @@ class RolloutsServiceStub:
                 request_serializer=maskfleet_dot_v1_dot_rollouts__service__pb2.AbortRolloutRequest.SerializeToString,
                 response_deserializer=maskfleet_dot_v1_dot_rollouts__service__pb2.AbortRolloutResponse.FromString,
                 _registered_method=True)
+        self.PauseRollout = channel.unary_unary(
+                '/maskfleet.v1.RolloutsService/PauseRollout',
+                request_serializer=maskfleet_dot_v1_dot_rollouts__service__pb2.PauseRolloutRequest.SerializeToString,
+                response_deserializer=maskfleet_dot_v1_dot_rollouts__service__pb2.PauseRolloutResponse.FromString,
+                _registered_method=True)
+        self.ResumeRollout = channel.unary_unary(
+                '/maskfleet.v1.RolloutsService/ResumeRollout',
+                request_serializer=maskfleet_dot_v1_dot_rollouts__service__pb2.ResumeRolloutRequest.SerializeToString,
+                response_deserializer=maskfleet_dot_v1_dot_rollouts__service__pb2.ResumeRolloutResponse.FromString,
+                _registered_method=True)
+        self.PromoteRollout = channel.unary_unary(
+                '/maskfleet.v1.RolloutsService/PromoteRollout',
+                request_serializer=maskfleet_dot_v1_dot_rollouts__service__pb2.PromoteRolloutRequest.SerializeToString,
+                response_deserializer=maskfleet_dot_v1_dot_rollouts__service__pb2.PromoteRolloutResponse.FromString,
+                _registered_method=True)
+        self.ListDecisions = channel.unary_unary(
+                '/maskfleet.v1.RolloutsService/ListDecisions',
+                request_serializer=maskfleet_dot_v1_dot_rollouts__service__pb2.ListDecisionsRequest.SerializeToString,
+                response_deserializer=maskfleet_dot_v1_dot_rollouts__service__pb2.ListDecisionsResponse.FromString,
+                _registered_method=True)
+        self.ExplainRollout = channel.unary_unary(
+                '/maskfleet.v1.RolloutsService/ExplainRollout',
+                request_serializer=maskfleet_dot_v1_dot_rollouts__service__pb2.ExplainRolloutRequest.SerializeToString,
+                response_deserializer=maskfleet_dot_v1_dot_rollouts__service__pb2.ExplainRolloutResponse.FromString,
+                _registered_method=True)
 
 
 class RolloutsServiceServicer:
@@ -101,6 +126,41 @@ class RolloutsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseRollout(self, request, context):
+        """Stops a rollout where it stands: no device is moved until it is resumed. Devices under way finish.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRollout(self, request, context):
+        """Goes on with a rollout that is PAUSED or HELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteRollout(self, request, context):
+        """Opens every wave that is left without waiting for the judge; hard limits still hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDecisions(self, request, context):
+        """Lists the decision records of a rollout, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainRollout(self, request, context):
+        """Tells in plain sentences why a rollout went on, held or rolled back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RolloutsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +188,31 @@ def add_RolloutsServiceServicer_to_server(servicer, server):
                     servicer.AbortRollout,
                     request_deserializer=maskfleet_dot_v1_dot_rollouts__service__pb2.AbortRolloutRequest.FromString,
                     response_serializer=maskfleet_dot_v1_dot_rollouts__service__pb2.AbortRolloutResponse.SerializeToString,
+            ),
+            'PauseRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseRollout,
+                    request_deserializer=maskfleet_dot_v1_dot_rollouts__service__pb2.PauseRolloutRequest.FromString,
+                    response_serializer=maskfleet_dot_v1_dot_rollouts__service__pb2.PauseRolloutResponse.SerializeToString,
+            ),
+            'ResumeRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRollout,
+                    request_deserializer=maskfleet_dot_v1_dot_rollouts__service__pb2.ResumeRolloutRequest.FromString,
+                    response_serializer=maskfleet_dot_v1_dot_rollouts__service__pb2.ResumeRolloutResponse.SerializeToString,
+            ),
+            'PromoteRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteRollout,
+                    request_deserializer=maskfleet_dot_v1_dot_rollouts__service__pb2.PromoteRolloutRequest.FromString,
+                    response_serializer=maskfleet_dot_v1_dot_rollouts__service__pb2.PromoteRolloutResponse.SerializeToString,
+            ),
+            'ListDecisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDecisions,
+                    request_deserializer=maskfleet_dot_v1_dot_rollouts__service__pb2.ListDecisionsRequest.FromString,
+                    response_serializer=maskfleet_dot_v1_dot_rollouts__service__pb2.ListDecisionsResponse.SerializeToString,
+            ),
+            'ExplainRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainRollout,
+                    request_deserializer=maskfleet_dot_v1_dot_rollouts__service__pb2.ExplainRolloutRequest.FromString,
+                    response_serializer=maskfleet_dot_v1_dot_rollouts__service__pb2.ExplainRolloutResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +351,141 @@ class RolloutsService:
             '/maskfleet.v1.RolloutsService/AbortRollout',
             maskfleet_dot_v1_dot_rollouts__service__pb2.AbortRolloutRequest.SerializeToString,
             maskfleet_dot_v1_dot_rollouts__service__pb2.AbortRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maskfleet.v1.RolloutsService/PauseRollout',
+            maskfleet_dot_v1_dot_rollouts__service__pb2.PauseRolloutRequest.SerializeToString,
+            maskfleet_dot_v1_dot_rollouts__service__pb2.PauseRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maskfleet.v1.RolloutsService/ResumeRollout',
+            maskfleet_dot_v1_dot_rollouts__service__pb2.ResumeRolloutRequest.SerializeToString,
+            maskfleet_dot_v1_dot_rollouts__service__pb2.ResumeRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maskfleet.v1.RolloutsService/PromoteRollout',
+            maskfleet_dot_v1_dot_rollouts__service__pb2.PromoteRolloutRequest.SerializeToString,
+            maskfleet_dot_v1_dot_rollouts__service__pb2.PromoteRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maskfleet.v1.RolloutsService/ListDecisions',
+            maskfleet_dot_v1_dot_rollouts__service__pb2.ListDecisionsRequest.SerializeToString,
+            maskfleet_dot_v1_dot_rollouts__service__pb2.ListDecisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maskfleet.v1.RolloutsService/ExplainRollout',
+            maskfleet_dot_v1_dot_rollouts__service__pb2.ExplainRolloutRequest.SerializeToString,
+            maskfleet_dot_v1_dot_rollouts__service__pb2.ExplainRolloutResponse.FromString,
             options,
             channel_credentials,
             insecure,

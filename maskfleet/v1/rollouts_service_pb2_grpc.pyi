@@ -43,6 +43,16 @@ class RolloutsServiceStub:
     """Gives a rollout at once and again at each change, until it ends."""
     AbortRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_service_pb2.AbortRolloutRequest, _rollouts_service_pb2.AbortRolloutResponse]
     """Stops a rollout: devices that have not committed go back to the release that they ran before."""
+    PauseRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_service_pb2.PauseRolloutRequest, _rollouts_service_pb2.PauseRolloutResponse]
+    """Stops a rollout where it stands: no device is moved until it is resumed. Devices under way finish."""
+    ResumeRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_service_pb2.ResumeRolloutRequest, _rollouts_service_pb2.ResumeRolloutResponse]
+    """Goes on with a rollout that is PAUSED or HELD."""
+    PromoteRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_service_pb2.PromoteRolloutRequest, _rollouts_service_pb2.PromoteRolloutResponse]
+    """Opens every wave that is left without waiting for the judge; hard limits still hold."""
+    ListDecisions: _grpc.UnaryUnaryMultiCallable[_rollouts_service_pb2.ListDecisionsRequest, _rollouts_service_pb2.ListDecisionsResponse]
+    """Lists the decision records of a rollout, newest first."""
+    ExplainRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_service_pb2.ExplainRolloutRequest, _rollouts_service_pb2.ExplainRolloutResponse]
+    """Tells in plain sentences why a rollout went on, held or rolled back."""
 
 @_typing.type_check_only
 class RolloutsServiceAsyncStub(RolloutsServiceStub):
@@ -59,6 +69,16 @@ class RolloutsServiceAsyncStub(RolloutsServiceStub):
     """Gives a rollout at once and again at each change, until it ends."""
     AbortRollout: _aio.UnaryUnaryMultiCallable[_rollouts_service_pb2.AbortRolloutRequest, _rollouts_service_pb2.AbortRolloutResponse]  # type: ignore[assignment]
     """Stops a rollout: devices that have not committed go back to the release that they ran before."""
+    PauseRollout: _aio.UnaryUnaryMultiCallable[_rollouts_service_pb2.PauseRolloutRequest, _rollouts_service_pb2.PauseRolloutResponse]  # type: ignore[assignment]
+    """Stops a rollout where it stands: no device is moved until it is resumed. Devices under way finish."""
+    ResumeRollout: _aio.UnaryUnaryMultiCallable[_rollouts_service_pb2.ResumeRolloutRequest, _rollouts_service_pb2.ResumeRolloutResponse]  # type: ignore[assignment]
+    """Goes on with a rollout that is PAUSED or HELD."""
+    PromoteRollout: _aio.UnaryUnaryMultiCallable[_rollouts_service_pb2.PromoteRolloutRequest, _rollouts_service_pb2.PromoteRolloutResponse]  # type: ignore[assignment]
+    """Opens every wave that is left without waiting for the judge; hard limits still hold."""
+    ListDecisions: _aio.UnaryUnaryMultiCallable[_rollouts_service_pb2.ListDecisionsRequest, _rollouts_service_pb2.ListDecisionsResponse]  # type: ignore[assignment]
+    """Lists the decision records of a rollout, newest first."""
+    ExplainRollout: _aio.UnaryUnaryMultiCallable[_rollouts_service_pb2.ExplainRolloutRequest, _rollouts_service_pb2.ExplainRolloutResponse]  # type: ignore[assignment]
+    """Tells in plain sentences why a rollout went on, held or rolled back."""
 
 class RolloutsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Rollouts: move devices from the release that they run to another. Operators only."""
@@ -102,5 +122,45 @@ class RolloutsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rollouts_service_pb2.AbortRolloutResponse, _abc.Awaitable[_rollouts_service_pb2.AbortRolloutResponse]]:
         """Stops a rollout: devices that have not committed go back to the release that they ran before."""
+
+    @_abc_1.abstractmethod
+    def PauseRollout(
+        self,
+        request: _rollouts_service_pb2.PauseRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollouts_service_pb2.PauseRolloutResponse, _abc.Awaitable[_rollouts_service_pb2.PauseRolloutResponse]]:
+        """Stops a rollout where it stands: no device is moved until it is resumed. Devices under way finish."""
+
+    @_abc_1.abstractmethod
+    def ResumeRollout(
+        self,
+        request: _rollouts_service_pb2.ResumeRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollouts_service_pb2.ResumeRolloutResponse, _abc.Awaitable[_rollouts_service_pb2.ResumeRolloutResponse]]:
+        """Goes on with a rollout that is PAUSED or HELD."""
+
+    @_abc_1.abstractmethod
+    def PromoteRollout(
+        self,
+        request: _rollouts_service_pb2.PromoteRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollouts_service_pb2.PromoteRolloutResponse, _abc.Awaitable[_rollouts_service_pb2.PromoteRolloutResponse]]:
+        """Opens every wave that is left without waiting for the judge; hard limits still hold."""
+
+    @_abc_1.abstractmethod
+    def ListDecisions(
+        self,
+        request: _rollouts_service_pb2.ListDecisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollouts_service_pb2.ListDecisionsResponse, _abc.Awaitable[_rollouts_service_pb2.ListDecisionsResponse]]:
+        """Lists the decision records of a rollout, newest first."""
+
+    @_abc_1.abstractmethod
+    def ExplainRollout(
+        self,
+        request: _rollouts_service_pb2.ExplainRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollouts_service_pb2.ExplainRolloutResponse, _abc.Awaitable[_rollouts_service_pb2.ExplainRolloutResponse]]:
+        """Tells in plain sentences why a rollout went on, held or rolled back."""
 
 def add_RolloutsServiceServicer_to_server(servicer: RolloutsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
