@@ -39,7 +39,6 @@ from maskfleet.errors import InternalError, InvalidInputError, NotFoundError, Pr
 from maskfleet.ids import new_id
 from maskfleet.logs import get_logger
 from maskfleet.manifest import EngineEntry, Manifest
-from maskfleet.policy import MaskPolicy
 from model_compiler.targets import target
 
 QUEUE = "builds"
@@ -107,14 +106,13 @@ class BuildQueue:
                     f"target {name} has no precision {wanted.precision}",
                     remedy=f"use one of {', '.join(target(name).precisions)}",
                 )
-        policy = MaskPolicy().changed(**wanted.policy_changes)
         async with self._store.writing() as tx:
             if (done := await earlier(tx, asked)) is not None:
                 return await self._found(tx, done)
             model = await find_model(tx, wanted.model)
-            width, height = input_size(
-                decoder_spec(model.decoder), model.fixed_size, wanted.input_width, wanted.input_height
-            )
+            spec = decoder_spec(model.decoder)
+            policy = spec.default_policy().changed(**wanted.policy_changes)
+            width, height = input_size(spec, model.fixed_size, wanted.input_width, wanted.input_height)
             counter, now = await tx.next_number("release"), self._clock.now()
             release = Release(
                 id=f"r-{counter}", counter=counter, state=ReleaseState.BUILDING, model_name=model.name,

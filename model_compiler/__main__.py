@@ -139,7 +139,7 @@ def compile_package(argv: Sequence[str], environ: dict[str, str]) -> int:
     from model_compiler.process import Limits, run_build
     from model_compiler.spec import BuildSpec
 
-    policy, names = _policy(given.policy), given.target or ["ort-cpu"]
+    policy, names = _policy(given.policy, given.decoder), given.target or ["ort-cpu"]
     check_folder(given.output)
     with stopping() as stop, tempfile.TemporaryDirectory(prefix="maskfleet-") as folder:
         source = _source(given.model, environ, Path(folder))
@@ -235,14 +235,14 @@ def _read(path: Path, count: int = -1) -> bytes:
         raise BadModelError(f"{path} cannot be read ({error.strerror})", remedy="give an ONNX file") from None
 
 
-def _policy(text: str) -> MaskPolicy:
+def _policy(text: str, decoder: str) -> MaskPolicy:
     try:
         values = json.loads(text)
     except ValueError as error:
         raise BadPolicyError(f"the policy is no JSON ({error})", remedy='give {"margin": 0.3} or alike') from None
     if not isinstance(values, dict):
         raise BadPolicyError("the policy is no JSON object", remedy='give {"margin": 0.3} or alike')
-    return MaskPolicy.from_json(values)
+    return MaskPolicy.from_json({**decoder_spec(decoder).default_policy().to_json(), **values})
 
 
 def _described(error: FleetError) -> dict[str, str]:
