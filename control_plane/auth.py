@@ -82,6 +82,7 @@ ROLES: dict[str, frozenset[Role]] = {
         GetDevice=_OPERATORS,
         LabelDevice=_OPERATORS,
     ),
+    **_methods("EventsService", ListEvents=_OPERATORS, WatchEvents=_OPERATORS),
     **_methods("ModelsService", CreateModel=_OPERATORS, ListModels=_OPERATORS, GetModel=_OPERATORS),
     **_methods(
         "ReleasesService",
@@ -112,6 +113,12 @@ _caller: contextvars.ContextVar[Principal] = contextvars.ContextVar("maskfleet_c
 def caller() -> Principal:
     """Who makes the call that is being served."""
     return _caller.get()
+
+
+def actor() -> str:
+    """Who makes the call that is being served, for the history; ``plane`` where there is no call."""
+    principal = _caller.get(None)
+    return principal.id if principal is not None and principal.id else "plane"
 
 
 def token_from(path: Path, prefix: str) -> str:

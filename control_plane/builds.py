@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from control_plane.artifacts import Artifacts
+from control_plane.auth import actor
 from control_plane.changes import Changes
 from control_plane.domain.release import (
     LEASE_TTL,
@@ -30,6 +31,7 @@ from control_plane.domain.release import (
     lease,
     next_event,
 )
+from control_plane.events import note
 from control_plane.requests import Asked, earlier
 from control_plane.signing import Signer
 from control_plane.store.port import Reading, Store, Writing
@@ -126,6 +128,8 @@ class BuildQueue:
                 builds.append(Build(id=f"b-{number}", number=number, release_id=release.id, target=name))
             await tx.put(release)
             await tx.put(*builds, asked.done(release.id, now))
+            text = f"of {model.name}/{model.version}, {wanted.precision}, for {', '.join(targets)}"
+            await note(tx, "release.created", release.id, text, actor(), now=now)
         self._log.info("release made", release=release.id, model=f"{model.name}/{model.version}", targets=targets)
         self._changes.touch(QUEUE)
         return release, builds
@@ -159,6 +163,7 @@ class BuildQueue:
                 release = release.moved(ReleaseEvent.CANCEL, reason="an operator stopped it")
                 await tx.put(release)
                 await self._cancel_builds(tx, builds)
+                await note(tx, "release.canceled", release.id, release.reason, actor(), now=self._clock.now())
             found = await self._found(tx, release_id)
         self._told(release)
         return found
@@ -282,6 +287,14 @@ class BuildQueue:
         else:
             await self._cancel_builds(tx, builds)
         await tx.put(release)
+        ready = event is ReleaseEvent.ALL_BUILT
+        await note(
+            tx,
+            "release.ready" if ready else "release.failed",
+            release.id,
+            f"every build passed; manifest {release.manifest_digest}" if ready else reason,
+            now=self._clock.now(),
+        )
         self._log.info("release moved", release=release.id, state=release.state.value, reason=reason)
         return release
 

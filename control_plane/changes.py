@@ -49,6 +49,11 @@ class Changes:
         for change in self._followers.get(topic, ()):
             change.mark()
 
+    def hear(self, topic: str | None) -> None:
+        """What the store tells (:meth:`control_plane.store.port.Store.follow`): a topic, or None for all of them."""
+        for name in [topic] if topic is not None else list(self._followers):
+            self.touch(name)
+
     @contextlib.contextmanager
     def following(self, topic: str) -> Iterator[Change]:
         """Follows a topic for the block."""

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from control_plane.domain.device import Assignment, Component, ComponentState, Device, Facts, Report
+from control_plane.domain.event import Event
 from control_plane.domain.health import Histogram, Window
 from control_plane.domain.release import Build, BuildState, Model, Release, ReleaseState
 from control_plane.domain.rollout import Member, MemberState, Rollout, RolloutState
@@ -23,6 +24,7 @@ from maskfleet.v1 import (
     builds_pb2,
     devices_pb2,
     devices_service_pb2,
+    events_service_pb2,
     models_service_pb2,
     releases_service_pb2,
     rollouts_service_pb2,
@@ -301,4 +303,16 @@ def rollout_message(
         reason=rollout.reason,
         create_time=timestamp(rollout.created),
         end_time=timestamp(rollout.ended),
+    )
+
+
+def event_message(event: Event) -> events_service_pb2.Event:
+    """An event for operators."""
+    return events_service_pb2.Event(
+        number=event.number,
+        time=timestamp(event.time),
+        kind=event.kind,
+        subject=event.subject,
+        text=event.text,
+        actor=event.actor,
     )

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from control_plane.domain.device import Device, Facts, JoinToken, check_labels
+from control_plane.events import note
 from control_plane.signing import Signer
 from control_plane.store.port import Reading, Store
 from maskfleet import enrolment
@@ -109,6 +110,8 @@ class Enrolment:
             else:
                 device = dataclasses.replace(device, facts=facts, last_seen=now)
             await tx.put(device)
+            targets = ", ".join(facts.targets) or "no target"
+            await note(tx, "device.enrolled", device.id, f"{device.name} enrolled ({targets})", device.id, now=now)
         get_logger(__name__).info("device enrolled", device=device.id, name=device.name, targets=facts.targets)
         return device, enrolment.issue_credential(self._signer.key, device.id)
 

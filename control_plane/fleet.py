@@ -14,6 +14,7 @@ from control_plane.domain.device import Device, Facts, Report
 from control_plane.domain.health import KEPT, StoredWindow, Window, WindowMark, fault, is_news
 from control_plane.domain.selector import Selector
 from control_plane.enrolment import find_by_name
+from control_plane.events import note
 from control_plane.links import Ack, Link, Links
 from control_plane.store.port import Reading, Store, Writing
 from maskfleet.clock import Clock
@@ -21,6 +22,7 @@ from maskfleet.errors import AuthenticationError, InvalidInputError, NotFoundErr
 from maskfleet.logs import get_logger
 
 LAST_SEEN_EVERY = timedelta(seconds=30)
+MAX_DEPARTURES = 200  # that one transaction writes down
 _MIN_PREFIX = 4
 _MAX_MARKS = 32
 
@@ -45,6 +47,7 @@ class Fleet:
         self._reports: dict[str, Report] = {}
         self._seen: dict[str, datetime] = {}
         self._unwritten: set[str] = set()
+        self._departures: list[tuple[str, datetime]] = []
         self._written = clock.now()
         self.windows = HealthCounts()
         self._log = get_logger(__name__)
@@ -64,6 +67,9 @@ class Fleet:
             self._heard(device_id, report)
             self._unwritten.discard(device_id)
             await tx.put(dataclasses.replace(device, facts=facts, report=report, last_seen=self._clock.now()))
+            noted = await self._note_departures(tx)
+            await note(tx, "device.connected", device_id, f"{device.name} connected", device_id, now=self._clock.now())
+        del self._departures[:noted]
         self._log.info("device connected", device=device_id, name=device.name)
         return self._links.open(device_id)
 
@@ -72,7 +78,17 @@ class Fleet:
         if self._links.close(link):
             self._seen[link.device_id] = self._clock.now()
             self._unwritten.add(link.device_id)
+            self._departures.append((link.device_id, self._clock.now()))
             self._log.info("device disconnected", device=link.device_id)
+
+    async def _note_departures(self, tx: Writing) -> int:
+        """Streams end at any moment; that they did is written with the next transaction here."""
+        due = self._departures[:MAX_DEPARTURES]
+        for device_id, when in due:
+            device = await tx.get(Device, device_id)
+            name = device.name if device is not None else device_id
+            await note(tx, "device.disconnected", device_id, f"{name} disconnected", device_id, now=when)
+        return len(due)
 
     def _heard(self, device_id: str, report: Report | None = None) -> None:
         self._seen[device_id] = self._clock.now()
@@ -212,7 +228,11 @@ class Fleet:
         return self.live(device)
 
     async def tick(self, now: datetime, *, at_once: bool = False) -> None:
-        """Writes down who was heard of, now and then."""
+        """Writes down who left, and now and then who was heard of."""
+        while self._departures:
+            async with self._store.writing() as tx:
+                noted = await self._note_departures(tx)
+            del self._departures[:noted]  # and not before they are in the store
         if not self._unwritten or (now - self._written < LAST_SEEN_EVERY and not at_once):
             return
         due, self._unwritten, self._written = self._unwritten, set(), now

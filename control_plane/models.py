@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from control_plane.artifacts import Artifacts
+from control_plane.auth import actor
 from control_plane.builds import find_model
 from control_plane.domain.release import Model
+from control_plane.events import note
 from control_plane.registry import Registry, inspect
 from control_plane.requests import Asked, earlier
 from control_plane.store.port import Store
@@ -62,6 +64,9 @@ class Models:
                 created=now, description=description[:1000],
             )  # fmt: skip
             await tx.put(model, asked.done(f"{name}/{version}", now))
+            await note(
+                tx, "model.created", f"{name}/{version}", f"model {name}/{version} ({decoder})", actor(), now=now
+            )
         get_logger(__name__).info("model registered", model=f"{name}/{version}", decoder=decoder, digest=digest)
         return model
 

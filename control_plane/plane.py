@@ -26,6 +26,7 @@ from control_plane.domain.device import Device
 from control_plane.domain.release import Build, Release
 from control_plane.domain.rollout import Rollout
 from control_plane.enrolment import Enrolment
+from control_plane.events import Events
 from control_plane.fleet import Fleet
 from control_plane.links import Links
 from control_plane.models import Models
@@ -33,6 +34,7 @@ from control_plane.registry import Registry
 from control_plane.servicers.artifacts import ArtifactsServicer
 from control_plane.servicers.builds import BuildsServicer
 from control_plane.servicers.devices import DevicesServicer
+from control_plane.servicers.events import EventsServicer
 from control_plane.servicers.models import ModelsServicer
 from control_plane.servicers.releases import ReleasesServicer
 from control_plane.servicers.rollouts import RolloutsServicer
@@ -50,13 +52,15 @@ from maskfleet.v1 import (
     artifacts_service_pb2_grpc,
     builds_service_pb2_grpc,
     devices_service_pb2_grpc,
+    events_service_pb2_grpc,
     models_service_pb2_grpc,
     releases_service_pb2_grpc,
     rollouts_service_pb2_grpc,
 )
 
 SERVICES = tuple(
-    f"maskfleet.v1.{name}Service" for name in ("Artifacts", "Builds", "Devices", "Models", "Releases", "Rollouts")
+    f"maskfleet.v1.{name}Service"
+    for name in ("Artifacts", "Builds", "Devices", "Events", "Models", "Releases", "Rollouts")
 )
 TICK_S = 1.0
 COUNT_EVERY = 5  # ticks
@@ -83,6 +87,7 @@ class Plane:
         self._clock = clock
         self._metrics = metrics
         self._changes = Changes()
+        store.follow(self._changes.hear)
         self._links = Links()
         self._artifacts = Artifacts(folder / "artifacts")
         self._registry = Registry(folder / "mlflow", tracking_uri=config.mlflow_tracking_uri)
@@ -147,6 +152,7 @@ class Plane:
             (artifacts_service_pb2_grpc.add_ArtifactsServiceServicer_to_server, ArtifactsServicer(self._artifacts)),
             (builds_service_pb2_grpc.add_BuildsServiceServicer_to_server, BuildsServicer(self._queue)),
             (devices_service_pb2_grpc.add_DevicesServiceServicer_to_server, devices),
+            (events_service_pb2_grpc.add_EventsServiceServicer_to_server, EventsServicer(Events(store, changes))),
             (models_service_pb2_grpc.add_ModelsServiceServicer_to_server, ModelsServicer(models, store)),
             (
                 releases_service_pb2_grpc.add_ReleasesServiceServicer_to_server,

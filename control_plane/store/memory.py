@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, TypeVar
 
-from control_plane.store.port import Where
+from control_plane.store.port import Heard, Where
 from control_plane.store.records import KINDS, Kind, Number, from_json, to_json
 from maskfleet.errors import AlreadyExistsError
 
@@ -22,6 +22,7 @@ class MemoryTransaction:
 
     def __init__(self, tables: Tables) -> None:
         self.tables = {name: dict(rows) for name, rows in tables.items()}
+        self.topics: set[str] = set()
 
     def _found(self, kind: type[R], where: Where | None) -> list[R]:
         about = KINDS[kind]
@@ -60,6 +61,7 @@ class MemoryTransaction:
             rows = self.tables.setdefault(about.table, {})
             self._check_order(about, record)
             rows[about.key(record)] = json.dumps(to_json(record))
+            self.topics.update(about.topics(record))
 
     def _check_order(self, about: Kind, record: Any) -> None:
         key, place = about.key(record), about.order(record)
@@ -85,6 +87,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._tables: Tables = {}
         self._turn = asyncio.Lock()
+        self._heard: list[Heard] = []
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[MemoryTransaction]:
@@ -96,6 +99,12 @@ class MemoryStore:
             transaction = MemoryTransaction(self._tables)
             yield transaction
             self._tables = transaction.tables
+        for topic in sorted(transaction.topics):
+            for heard in self._heard:
+                heard(topic)
+
+    def follow(self, heard: Heard) -> None:
+        self._heard.append(heard)
 
     async def close(self) -> None:
         """Nothing to let go of."""

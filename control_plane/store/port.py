@@ -15,12 +15,14 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
 R = TypeVar("R")
 Where = Mapping[str, str | int | None]
+Heard = Callable[[str | None], None]
+"""Takes a topic; None where anything may have changed."""
 
 
 class Reading(Protocol):
@@ -96,6 +98,12 @@ class Store(Protocol):
         Raises:
             UnavailableError: the database does not answer.
             DiskFullError: there is no room.
+        """
+        ...
+
+    def follow(self, heard: Heard) -> None:
+        """Has topics told (:data:`~control_plane.store.records.KINDS`) of everything that is written from now on, by
+        this process or another one that uses the same database. Called in the event loop, after the commit.
         """
         ...
 

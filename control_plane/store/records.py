@@ -20,11 +20,14 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from control_plane.domain.device import Assignment, Device, JoinToken
+from control_plane.domain.event import Event
 from control_plane.domain.health import StoredWindow, WindowMark
 from control_plane.domain.release import Build, Model, Release
 from control_plane.domain.rollout import Member, Rollout
 
 R = TypeVar("R")
+BUILDS_TOPIC = "builds"
+EVENTS_TOPIC = "events"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +64,14 @@ class Kind:
         key: names a record.
         order: sorts its kind and is unique: a text or a number.
         columns: what it can be found by: texts, numbers and None.
+        topics: who follows these hears of it once it is written (:mod:`control_plane.changes`), in every process.
     """
 
     table: str
     key: Callable[[Any], str]
     order: Callable[[Any], str | int]
     columns: Mapping[str, Callable[[Any], str | int | None]] = dataclasses.field(default_factory=dict)
+    topics: Callable[[Any], tuple[str, ...]] = lambda _record: ()
 
 
 KINDS: dict[type, Kind] = {
@@ -78,7 +83,13 @@ KINDS: dict[type, Kind] = {
         "assignments", lambda r: r.device_id, lambda r: r.device_id, {"release_id": lambda r: r.release_id or None}
     ),
     Model: Kind("models", lambda r: f"{r.name}/{r.version}", lambda r: r.number, {"name": lambda r: r.name}),
-    Release: Kind("releases", lambda r: r.id, lambda r: r.counter, {"state": lambda r: r.state.value}),
+    Release: Kind(
+        "releases",
+        lambda r: r.id,
+        lambda r: r.counter,
+        {"state": lambda r: r.state.value},
+        topics=lambda r: (r.id, BUILDS_TOPIC),
+    ),
     Build: Kind(
         "builds",
         lambda r: r.id,
@@ -89,13 +100,21 @@ KINDS: dict[type, Kind] = {
             "target": lambda r: r.target,
             "lease_id": lambda r: r.lease_id or None,
         },
+        topics=lambda r: (r.release_id, BUILDS_TOPIC),
     ),
-    Rollout: Kind("rollouts", lambda r: r.id, lambda r: r.number, {"active": lambda r: int(r.active)}),
+    Rollout: Kind(
+        "rollouts",
+        lambda r: r.id,
+        lambda r: r.number,
+        {"active": lambda r: int(r.active)},
+        topics=lambda r: (r.id,),
+    ),
     Member: Kind(
         "members",
         lambda r: f"{r.rollout_id}/{r.device_id}",
         lambda r: f"{r.rollout_id}/{r.device_name}/{r.device_id}",
         {"rollout_id": lambda r: r.rollout_id, "device_id": lambda r: r.device_id, "state": lambda r: r.state.value},
+        topics=lambda r: (r.rollout_id,),
     ),
     StoredWindow: Kind(
         "health_windows",
@@ -108,6 +127,13 @@ KINDS: dict[type, Kind] = {
         lambda r: f"{r.device_id}/{r.boot_id}",
         lambda r: f"{r.device_id}/{r.boot_id}",
         {"device_id": lambda r: r.device_id},
+    ),
+    Event: Kind(
+        "events",
+        lambda r: str(r.number),
+        lambda r: r.number,
+        {"subject": lambda r: r.subject},
+        topics=lambda _event: (EVENTS_TOPIC,),
     ),
 }
 

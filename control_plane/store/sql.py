@@ -23,7 +23,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from control_plane.store.migrations.running import migrate
-from control_plane.store.port import Where
+from control_plane.store.port import Heard, Where
 from control_plane.store.records import KINDS, Number, from_json, to_json
 from control_plane.store.tables import table
 from maskfleet.errors import (
@@ -65,6 +65,7 @@ class SqlTransaction:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
         self._postgres = connection.dialect.name == "postgresql"
+        self.topics: set[str] = set()
 
     async def get(self, kind: type[R], key: str) -> R | None:
         rows = table(kind)
@@ -120,6 +121,8 @@ class SqlTransaction:
                 for r in listed
             ]
             await self._connection.execute(query, values)
+            for record in listed:
+                self.topics.update(about.topics(record))
 
     async def delete(self, kind: type, keys: Iterable[str]) -> None:
         rows = table(kind)
@@ -142,6 +145,7 @@ class SqlStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._turn = asyncio.Lock()
+        self._heard: list[Heard] = []
 
     @classmethod
     async def opened(cls, url: str) -> SqlStore:
@@ -185,11 +189,21 @@ class SqlStore:
                 else:
                     await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITER_LOCK)))
                 try:
-                    yield SqlTransaction(connection)
+                    transaction = SqlTransaction(connection)
+                    yield transaction
                     await connection.commit()
                 except BaseException:
                     await connection.rollback()
                     raise
+            self._tell(transaction.topics)
+
+    def _tell(self, topics: Iterable[str]) -> None:
+        for topic in sorted(topics):
+            for heard in self._heard:
+                heard(topic)
+
+    def follow(self, heard: Heard) -> None:
+        self._heard.append(heard)
 
     async def close(self) -> None:
         await self._engine.dispose()

@@ -96,6 +96,11 @@ class HealthMarks(Named, table=True):
     device_id: str = Field(foreign_key="devices.key", index=True)
 
 
+class Events(Numbered, table=True):
+    __tablename__ = "events"
+    subject: str = Field(index=True)
+
+
 def table(kind: type) -> Any:
     """The table of a kind of record."""
     return SQLModel.metadata.tables[KINDS[kind].table]

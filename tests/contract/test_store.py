@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from control_plane.domain.device import Assignment, Component, ComponentState, Device, Facts, JoinToken, Report
+from control_plane.domain.event import Event
 from control_plane.domain.health import Histogram, StoredWindow, Window, WindowMark
 from control_plane.domain.release import Build, BuildState, Model, Release, ReleaseState, Tensor
 from control_plane.domain.rollout import Member, MemberState, Rollout, RolloutState
@@ -81,6 +82,7 @@ RECORDS = [
     Member("ro-1", "d-a", "a", "", 0, MemberState.UPDATING, 7),
     StoredWindow("d-a", "b1", 3, 1, NOW, WINDOW),
     WindowMark("d-a", "b1", 3),
+    Event(1, NOW, "release.ready", "r-1", "every build passed", "plane"),
 ]  # fmt: skip
 
 
@@ -180,3 +182,23 @@ async def test_deleting_what_is_not_there_is_no_fault(store: Store) -> None:
         await tx.delete(JoinToken, ["a", "nobody"])
     async with store.reading() as look:
         assert [t.digest for t in await look.select(JoinToken)] == ["b"]
+
+
+async def test_followers_hear_of_what_was_written_after_it_is_there_and_of_nothing_that_was_undone(
+    store: Store,
+) -> None:
+    heard: list[str | None] = []
+    store.follow(heard.append)
+
+    async def fail() -> None:
+        async with store.writing() as tx:
+            await tx.put(RELEASE)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    assert heard == []
+    async with store.writing() as tx:
+        await tx.put(RELEASE, device("a"))
+        assert heard == []
+    assert heard == ["builds", "r-1"]

@@ -54,12 +54,15 @@ def test_a_file_is_copied_before_it_is_changed(tmp_path: Path, monkeypatch: pyte
     migrate(sa.make_url(sqlite_url(path)))
     from alembic.script import ScriptDirectory
 
-    monkeypatch.setattr(ScriptDirectory, "get_current_head", lambda _self: "0002")
+    monkeypatch.setattr(ScriptDirectory, "get_current_head", lambda _self: "next")
+    with sqlite3.connect(path) as database:
+        current = database.execute("SELECT version_num FROM alembic_version").fetchall()
+    database.close()
     migrate(sa.make_url(sqlite_url(path)))
-    with sqlite3.connect(tmp_path / "plane.db.before-0002") as copy:
-        assert copy.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+    with sqlite3.connect(tmp_path / "plane.db.before-next") as copy:
+        assert copy.execute("SELECT version_num FROM alembic_version").fetchall() == current
     copy.close()
-    assert (tmp_path / "plane.db.before-0002").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "plane.db.before-next").stat().st_mode & 0o777 == 0o600
 
 
 async def test_opening_twice_changes_nothing_and_copies_nothing(tmp_path: Path) -> None:

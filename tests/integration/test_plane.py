@@ -41,6 +41,8 @@ from maskfleet.v1 import (
     devices_pb2,
     devices_service_pb2,
     devices_service_pb2_grpc,
+    events_service_pb2,
+    events_service_pb2_grpc,
     models_service_pb2,
     models_service_pb2_grpc,
     policy_pb2,
@@ -86,6 +88,7 @@ class Client:
         self.artifacts = artifacts_service_pb2_grpc.ArtifactsServiceStub(self.channel)
         self.builds = builds_service_pb2_grpc.BuildsServiceStub(self.channel)
         self.devices = devices_service_pb2_grpc.DevicesServiceStub(self.channel)
+        self.events = events_service_pb2_grpc.EventsServiceStub(self.channel)
         self.models = models_service_pb2_grpc.ModelsServiceStub(self.channel)
         self.releases = releases_service_pb2_grpc.ReleasesServiceStub(self.channel)
         self.rollouts = rollouts_service_pb2_grpc.RolloutsServiceStub(self.channel)
@@ -311,8 +314,8 @@ def state_of(rollout: rollouts_service_pb2.Rollout) -> dict[str, str]:
 def test_every_method_of_every_service_has_its_roles() -> None:
     found = set()
     for module in (
-        artifacts_service_pb2, builds_service_pb2, devices_service_pb2, models_service_pb2, releases_service_pb2,
-        rollouts_service_pb2,
+        artifacts_service_pb2, builds_service_pb2, devices_service_pb2, events_service_pb2, models_service_pb2,
+        releases_service_pb2, rollouts_service_pb2,
     ):  # fmt: skip
         for service in module.DESCRIPTOR.services_by_name.values():
             assert service.full_name in SERVICES
