@@ -1,4 +1,4 @@
-"""Who calls, and what they may: every method of every maskfleet service has its roles in :data:`ROLES`.
+"""Who calls, and what they may: every method of every service of the plane has its roles in :data:`ROLES`.
 
 Operators and builders hold a token from a file in the plane's data directory; devices hold a credential that the plane
 signed when they enrolled. The interceptor turns either into a :class:`Principal`; servicers read that and nothing
@@ -25,7 +25,7 @@ from typing import Any
 
 import grpc.aio
 
-from control_plane.interception import PREFIX, around
+from control_plane.interception import PREFIXES, around
 from maskfleet.datadir import write_atomic
 from maskfleet.enrolment import read_credential
 from maskfleet.errors import AuthenticationError, ForbiddenError, PreconditionError
@@ -105,6 +105,7 @@ ROLES: dict[str, frozenset[Role]] = {
         ListDecisions=_OPERATORS,
         ExplainRollout=_OPERATORS,
     ),
+    "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export": _DEVICES,
 }
 _TOKEN = re.compile(r"mf[ob]1\.[A-Za-z0-9_-]{16,128}")
 _caller: contextvars.ContextVar[Principal] = contextvars.ContextVar("maskfleet_caller")
@@ -179,7 +180,7 @@ def _digest(token: str) -> bytes:
 
 
 class Authenticating(grpc.aio.ServerInterceptor):
-    """Lets a call to a maskfleet service through only with a principal whose role is in the table.
+    """Lets a call to one of the plane's services through only with a principal whose role is in the table.
 
     Comes after the interceptor that turns errors into statuses.
     """
@@ -210,7 +211,7 @@ class Authenticating(grpc.aio.ServerInterceptor):
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         handler = await continuation(handler_call_details)
         method, metadata = handler_call_details.method, handler_call_details.invocation_metadata
-        if handler is None or not method.startswith(PREFIX):
+        if handler is None or not method.startswith(PREFIXES):
             return handler
 
         @contextlib.contextmanager

@@ -7,6 +7,7 @@ otherwise. A report costs the same whatever the size of the fleet.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
@@ -49,6 +50,7 @@ class Fleet:
         self._unwritten: set[str] = set()
         self._departures: list[tuple[str, datetime]] = []
         self._written = clock.now()
+        self._stored: dict[str, Report] | None = None
         self.windows = HealthCounts()
         self._log = get_logger(__name__)
 
@@ -155,6 +157,19 @@ class Fleet:
     def online_count(self) -> int:
         """How many streams are open."""
         return len(self._links)
+
+    async def spread(self) -> Counter[tuple[str, ...]]:
+        """How many devices there are by the release that serves, its target, and the engine's state or OFFLINE."""
+        if self._stored is None:
+            async with self._store.reading() as look:
+                self._stored = {device.id: device.report for device in await look.select(Device)}
+        found: Counter[tuple[str, ...]] = Counter()
+        for device_id, report in {**self._stored, **self._reports}.items():
+            engine = next((c for c in report.components if c.name == "engine"), None)
+            release, target = (engine.serving_release_id, engine.target) if engine is not None else ("", "")
+            state = engine.state.value if engine is not None else "EMPTY"
+            found[(release or "none", target or "none", state if self.online(device_id) else "OFFLINE")] += 1
+        return found
 
     def report(self, device_id: str) -> Report | None:
         """What a device said last since the start of the process."""

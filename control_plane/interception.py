@@ -1,4 +1,4 @@
-"""Something that happens around every call to a maskfleet service, in the task that serves it."""
+"""Something that happens around every call to one of the plane's services, in the task that serves it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 
-PREFIX = "/maskfleet."
-"""Methods of other services (health, reflection) are left as they are."""
+PREFIXES = ("/maskfleet.", "/opentelemetry.")
+"""Methods of other services (health, reflection) are left as they are, and open to anyone."""
 
 
 def around(handler: Any, entered: Callable[[], AbstractContextManager[None]]) -> Any:

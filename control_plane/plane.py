@@ -58,13 +58,17 @@ from maskfleet.v1 import (
     rollouts_service_pb2_grpc,
 )
 
-SERVICES = tuple(
-    f"maskfleet.v1.{name}Service"
-    for name in ("Artifacts", "Builds", "Devices", "Events", "Models", "Releases", "Rollouts")
+SERVICES = (
+    *(
+        f"maskfleet.v1.{name}Service"
+        for name in ("Artifacts", "Builds", "Devices", "Events", "Models", "Releases", "Rollouts")
+    ),
+    "opentelemetry.proto.collector.metrics.v1.MetricsService",
 )
 TICK_S = 1.0
 COUNT_EVERY = 5  # ticks
 GRACE_S = 4.0
+SHOWN_ROLLOUTS = 20  # in metrics
 
 
 class Plane:
@@ -135,6 +139,8 @@ class Plane:
             await store.close()
 
     async def _serving(self) -> tuple[grpc.aio.Server, AioHealth]:
+        from control_plane.otlp import OtlpServicer, add_otlp  # brings opentelemetry
+
         tokens = Tokens(
             operator=token_from(self.operator_token_file, "mfo1"),
             builder=token_from(self.builder_token_file, "mfb1"),
@@ -159,6 +165,7 @@ class Plane:
                 ReleasesServicer(self._queue, store, changes),
             ),
             (rollouts_service_pb2_grpc.add_RolloutsServiceServicer_to_server, rollouts),
+            (add_otlp, OtlpServicer(self._metrics.fleet, self._clock)),
         ]
         for add, servicer in added:
             add(servicer, server)
@@ -192,6 +199,10 @@ class Plane:
             releases = await look.counts(Release, "state")
             rollouts = await look.counts(Rollout, "active")
             devices = await look.total(Device)
+            newest = await look.select(Rollout, descending=True, limit=SHOWN_ROLLOUTS)
+        self._metrics.fleet.show(
+            devices=await self._fleet.spread(), rollouts={r.id: r.state.value for r in newest}, verdicts={}
+        )
         windows = self._fleet.windows
         self._metrics.show("builds", builds)
         self._metrics.show("releases", releases)

@@ -4,6 +4,7 @@
   ``maskfleet_rollouts{state="active|ended"}``: how many there are.
 - ``maskfleet_health_windows{result="stored|repeated|refused"}``: since the start of the process.
 - ``maskfleet_rpc_total{method,code}``, ``maskfleet_rpc_seconds{method}``: calls, and how long unary ones took.
+- What the devices of the fleet count: :mod:`control_plane.fleet_metrics`.
 
 >>> # with Metrics().serving("127.0.0.1:7701") as address: ...
 """
@@ -19,7 +20,8 @@ import grpc
 import grpc.aio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from control_plane.interception import PREFIX, around
+from control_plane.fleet_metrics import FleetMetrics
+from control_plane.interception import PREFIXES, around
 from maskfleet.errors import FleetError, UnavailableError
 from maskfleet.rpc.status import status_of
 
@@ -42,6 +44,8 @@ class Metrics:
                 ("health_windows", "result", "Health windows since the start of the process"),
             )
         }
+        self.fleet = FleetMetrics()
+        self.registry.register(self.fleet)
         self._calls = Counter("maskfleet_rpc", "Calls", ["method", "code"], registry=self.registry)
         self._seconds = Histogram(
             "maskfleet_rpc_seconds", "Unary calls", ["method"], buckets=_BUCKETS, registry=self.registry
@@ -92,10 +96,10 @@ class Counting(grpc.aio.ServerInterceptor):
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         handler = await continuation(handler_call_details)
         method: str = handler_call_details.method
-        if handler is None or not method.startswith(PREFIX):
+        if handler is None or not method.startswith(PREFIXES):
             return handler
         name, timed = (
-            method.removeprefix("/maskfleet.v1."),
+            method.removeprefix("/maskfleet.v1.").removeprefix("/opentelemetry.proto.collector.metrics.v1."),
             not (handler.request_streaming or handler.response_streaming),
         )
 

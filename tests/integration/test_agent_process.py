@@ -464,7 +464,7 @@ def test_opentelemetry_metrics_reach_a_collector_named_by_the_standard_variables
     frames = metrics["maskfleet.frames"].sum
     assert frames.aggregation_temporality == metrics_pb2.AGGREGATION_TEMPORALITY_CUMULATIVE
     assert {a.key: a.value.string_value for a in frames.data_points[0].attributes} == {
-        "outcome": "MASKED", "reason": "DETECTED",
+        "outcome": "MASKED", "reason": "DETECTED", "release": "r-1", "target": "ort-cpu",
     }  # fmt: skip
     assert metrics["maskfleet.stage.duration"].histogram.data_points[0].explicit_bounds
     assert agent.end() == 0

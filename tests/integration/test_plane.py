@@ -17,6 +17,7 @@ import grpc.aio
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.duration_pb2 import Duration
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 
 from control_plane.auth import ROLES
 from control_plane.config import Config
@@ -315,7 +316,7 @@ def test_every_method_of_every_service_has_its_roles() -> None:
     found = set()
     for module in (
         artifacts_service_pb2, builds_service_pb2, devices_service_pb2, events_service_pb2, models_service_pb2,
-        releases_service_pb2, rollouts_service_pb2,
+        releases_service_pb2, rollouts_service_pb2, metrics_service_pb2,
     ):  # fmt: skip
         for service in module.DESCRIPTOR.services_by_name.values():
             assert service.full_name in SERVICES

@@ -13,7 +13,9 @@ from edge_agent.telemetry import Telemetry, otel_instruments, otel_wanted
 from edge_agent.updates.windows import Counts
 from maskfleet.errors import InvalidInputError, UnavailableError
 
-RECORD = FrameRecord(Outcome.MASKED, Reason.DETECTED, {Stage.INFER: 0.012, Stage.TOTAL: 0.02}, 1, (0.9,), "r-1")
+RECORD = FrameRecord(
+    Outcome.MASKED, Reason.DETECTED, {Stage.INFER: 0.012, Stage.TOTAL: 0.02}, 1, (0.9,), "r-1", "ort-cpu"
+)
 
 
 def telemetry() -> Telemetry:
@@ -92,6 +94,9 @@ def test_opentelemetry_gets_cumulative_counts_with_explicit_buckets() -> None:
     metrics = {metric.name: metric.data for metric in resource.scope_metrics[0].metrics}
     frames, stages = metrics["maskfleet.frames"], metrics["maskfleet.stage.duration"]
     assert frames.data_points[0].value == 3
+    assert frames.data_points[0].attributes == {
+        "outcome": "MASKED", "reason": "DETECTED", "release": "r-1", "target": "ort-cpu",
+    }  # fmt: skip
     assert frames.aggregation_temporality is AggregationTemporality.CUMULATIVE  # type: ignore[union-attr]  # a sum
     assert {point.attributes["stage"]: point.count for point in stages.data_points} == {"INFER": 3, "TOTAL": 3}
     assert len(stages.data_points[0].explicit_bounds) == 15

@@ -108,7 +108,7 @@ def test_a_face_is_masked_and_the_answer_says_where_and_how_long_it_took() -> No
     assert (shown[:, :4] == source[:, :4]).all()
     assert set(answer.stages_s) == set(Stage)
     assert bench.records == [
-        FrameRecord(Outcome.MASKED, Reason.DETECTED, answer.stages_s, 1, (pytest.approx(0.9),), "r-1")  # type: ignore[arg-type]
+        FrameRecord(Outcome.MASKED, Reason.DETECTED, answer.stages_s, 1, (pytest.approx(0.9),), "r-1", "ort-cpu")  # type: ignore[arg-type]
     ]
 
 
