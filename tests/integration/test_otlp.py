@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import grpc.aio
@@ -17,6 +18,7 @@ from prometheus_client import generate_latest
 
 from control_plane.plane import Plane
 from maskfleet import errors
+from maskfleet.clock import FakeClock
 from maskfleet.rpc.channel import connect_aio, metadata
 from tests.integration.test_events import kit
 from tests.integration.test_plane import WAIT_S, Kit, TestDevice, refused
@@ -92,7 +94,8 @@ def text(plane: Plane) -> str:
 @pytest.fixture
 async def receiver(kit: Kit) -> AsyncIterator[Receiver]:
     made = Receiver(kit, await kit.device("cam-1"))
-    kit.clock.advance(1)  # what the devices below count began after the plane did
+    assert isinstance(kit.clock, FakeClock)
+    kit.clock.advance(timedelta(seconds=1))  # what the devices below count began after the plane did
     yield made
     await made.channel.close()
 
