@@ -19,6 +19,7 @@ from maskfleet.rpc.status import from_rpc_error
 from maskfleet.v1 import (
     artifacts_service_pb2_grpc,
     devices_service_pb2_grpc,
+    events_service_pb2_grpc,
     models_service_pb2_grpc,
     releases_service_pb2_grpc,
     rollouts_service_pb2_grpc,
@@ -47,6 +48,7 @@ class Plane:
         self._channel = connect(address)
         self.artifacts = artifacts_service_pb2_grpc.ArtifactsServiceStub(self._channel)
         self.devices = devices_service_pb2_grpc.DevicesServiceStub(self._channel)
+        self.events = events_service_pb2_grpc.EventsServiceStub(self._channel)
         self.models = models_service_pb2_grpc.ModelsServiceStub(self._channel)
         self.releases = releases_service_pb2_grpc.ReleasesServiceStub(self._channel)
         self.rollouts = rollouts_service_pb2_grpc.RolloutsServiceStub(self._channel)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fleet.cli.completion import complete_device
 from fleet.cli.context import connected
 from fleet.cli.output import (
     Format,
@@ -22,13 +23,17 @@ from fleet.cli.output import (
     show_one,
     table,
 )
+from fleet.cli.times import ago, now
+from fleet.durations import parse_duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 app = typer.Typer(no_args_is_help=True, help="Devices: agents that enrolled, their labels and what they run.")
 
-DeviceArgument = Annotated[str, typer.Argument(help="Its id, its name, or the first letters of its id.")]
+DeviceArgument = Annotated[
+    str, typer.Argument(help="Its id, its name, or the first letters of its id.", autocompletion=complete_device)
+]
 
 
 @app.command("list")
@@ -46,6 +51,7 @@ def list_devices(
     with connected(plane, token_file) as there:
         request = devices_service_pb2.ListDevicesRequest(selector=selector)
         devices = [plain(d) for page in pages(there, there.devices.ListDevices, request) for d in page.devices]
+    at = now()
     show_list(
         output,
         devices,
@@ -53,11 +59,12 @@ def list_devices(
             "NAME": lambda d: d["name"],
             "ID": lambda d: d["id"],
             "ONLINE": _online,
-            "RELEASE": lambda d: _engine(d).get("serving_release_id", ""),
-            "STATE": lambda d: _engine(d).get("state", ""),
+            "SERVES": lambda d: _engine(d).get("serving_release_id", "") or "–",
+            "STANDBY": lambda d: _standby(_engine(d)),
             "TARGET": lambda d: _engine(d).get("target", "") or ", ".join((d["facts"] or {}).get("targets", [])[:1]),
             "LABELS": lambda d: pairs(d["labels"]),
-            "LAST SEEN (UTC)": lambda d: short_time(d["last_seen"]),
+            "LAST SEEN": lambda d: ago(d["last_seen"], at),
+            "HEALTH": lambda d: d["health"],
         },
     )
 
@@ -129,21 +136,6 @@ def join_token(
         "with --join-token-file")  # fmt: skip
 
 
-def parse_duration(text: str) -> int:
-    """Seconds of a text like ``90s``, ``30m``, ``12h`` or ``7d``.
-
-    Raises:
-        InvalidInputError: it is no such text.
-    """
-    from maskfleet.errors import InvalidInputError
-
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    number, unit = text[:-1], text[-1:]
-    if unit not in units or not (number.isascii() and number.isdigit()) or int(number) == 0:
-        raise InvalidInputError(f"{text!r} is no time", remedy="give a number and s, m, h or d, as 30m")
-    return int(number) * units[unit]
-
-
 def _online(device: dict[str, Any]) -> str:
     return "online" if device["online"] else "offline"
 
@@ -151,6 +143,19 @@ def _online(device: dict[str, Any]) -> str:
 def _engine(device: dict[str, Any]) -> dict[str, Any]:
     components = (device["reported"] or {}).get("components", [])
     return next((c for c in components if c["name"] == "engine"), {})
+
+
+_SETTLED = ("EMPTY", "COMMITTED", "UNSPECIFIED")
+
+
+def _standby(engine: dict[str, Any]) -> str:
+    """What the slot that does not serve is about: ``r-4 DOWNLOADING 40 %``; empty where it rests."""
+    state, release = engine.get("state", ""), engine.get("release_id", "")
+    if not state or state in _SETTLED:
+        return ""
+    done, total = engine.get("bytes_done", 0), engine.get("bytes_total", 0)
+    share = f" {100 * done // total} %" if state == "DOWNLOADING" and total else ""
+    return f"{release} {state}{share}".strip()
 
 
 def _draw(device: dict[str, Any]) -> RenderableType:
@@ -163,7 +168,10 @@ def _draw(device: dict[str, Any]) -> RenderableType:
             "device": device["name"],
             "id": device["id"],
             "online": _online(device),
-            "last seen": short_time(device["last_seen"]),
+            "last seen": f"{ago(device['last_seen'], now())} ({short_time(device['last_seen'])} UTC)",
+            "serves": _engine(device).get("serving_release_id", ""),
+            "standby": _standby(_engine(device)),
+            "health": device["health"],
             "enrolled": short_time(device["enrol_time"]),
             "labels": pairs(device["labels"]),
             "system": " ".join(filter(None, (about.get("os"), about.get("arch"), about.get("jetpack")))),

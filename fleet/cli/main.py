@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fleet.cli import devices, mask, models, releases, rollouts, targets, up
+from fleet.cli import devices, events, mask, models, releases, rollouts, targets, up
 from fleet.cli.exits import FAILED, HELP, INTERRUPTED, WRONG_INPUT, exit_code
 from maskfleet.errors import FleetError
 from maskfleet.logs import correlated
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 app.command("up")(up.up)
 app.command("mask")(mask.mask)
+app.command("events")(events.events)
 app.add_typer(models.app, name="models")
 app.add_typer(releases.app, name="releases")
 app.add_typer(devices.app, name="devices")

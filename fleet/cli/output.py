@@ -69,16 +69,21 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str =
     for column in columns:
         drawn.add_column(column, overflow="fold")
     for row in rows:
-        drawn.add_row(*(Text(str(cell), style=_colour(str(cell))) for cell in row))
+        drawn.add_row(*(Text(str(cell), style=colour(str(cell))) for cell in row))
     return drawn
 
 
-_GOOD = {"READY", "SUCCEEDED", "COMMITTED", "online", "ready"}
-_BAD = {"FAILED", "REVERTED", "ABORTED", "CANCELED", "offline", "stopped", "restarting"}
+_GOOD = {"READY", "SUCCEEDED", "COMMITTED", "PASS", "online", "ready"}
+_UNSURE = {"HELD", "PAUSED", "INCONCLUSIVE", "EXPIRED", "REVERTING"}
+_BAD = {
+    "FAILED", "REVERTED", "ABORTED", "CANCELED", "ROLLING_BACK", "ROLLED_BACK", "FAIL", "ERROR",
+    "offline", "stopped", "restarting",
+}  # fmt: skip
 
 
-def _colour(word: str) -> str:
-    return "green" if word in _GOOD else "red" if word in _BAD else ""
+def colour(word: str) -> str:
+    """The colour of a state; empty for none."""
+    return "green" if word in _GOOD else "yellow" if word in _UNSURE else "red" if word in _BAD else ""
 
 
 def show_list(format_: Format, items: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], Any]]) -> None:
@@ -107,7 +112,7 @@ def facts(pairs: Mapping[str, Any]) -> RenderableType:
     drawn = Table.grid(padding=(0, 2))
     for name, value in pairs.items():
         if value not in (None, "", [], {}):
-            drawn.add_row(Text(name, style="bold"), Text(str(value), style=_colour(str(value))))
+            drawn.add_row(Text(name, style="bold"), Text(str(value), style=colour(str(value))))
     return drawn
 
 

@@ -1,7 +1,8 @@
 """Wire messages as plain values, for ``-o json`` and for tables.
 
 Keys are the names of the proto's fields, which ``buf breaking`` keeps stable. Enum values lose their prefix
-(``READY``), times are ISO 8601, bytes are left out, what is absent is null, and ``report_json`` becomes an object.
+(``READY``), times are ISO 8601, bytes are left out, what is absent is null, and a text of JSON as ``report_json``
+becomes an object, ``report``.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def plain(message: Message) -> dict[str, Any]:
             values[field.name] = [_value(field, v) for v in value]
         elif field.has_presence and not message.HasField(field.name):
             values[field.name] = None
-        elif field.name == "report_json":
-            values["report"] = _report(value)
+        elif field.name.endswith("_json"):
+            values[field.name.removesuffix("_json")] = _object(value)
         else:
             values[field.name] = _value(field, value)
     return values
@@ -61,7 +62,7 @@ def _value(field: Any, value: Any) -> Any:
     return plain(value)
 
 
-def _report(text: str) -> Any:
+def _object(text: str) -> Any:
     try:
         return json.loads(text) if text else None
     except ValueError:

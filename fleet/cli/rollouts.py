@@ -1,59 +1,124 @@
-"""``fleet rollouts``: moving devices from the release that they run to another."""
+"""``fleet rollouts``: moving devices from the release that they run to another, wave by wave."""
 
 from __future__ import annotations
 
-from collections import Counter
+import enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fleet.cli.completion import complete_release, complete_rollout
 from fleet.cli.context import connected
 from fleet.cli.output import (
     Format,
     FormatOption,
     PlaneOption,
     TokenOption,
+    console,
     facts,
-    follow,
+    print_json,
     say,
     short_time,
     show_list,
     show_one,
     table,
 )
+from fleet.cli.rollout_view import UNSUCCESSFUL, counts, drawn, share_words, verdict_words
+from fleet.cli.times import now
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from fleet.plane import Plane
+    from fleet.rollout_file import Plan
 
 app = typer.Typer(no_args_is_help=True, help="Rollouts: move devices from the release that they run to another.")
 
-RolloutArgument = Annotated[str, typer.Argument(help="Its id, as ro-2.")]
-_ENDED = ("SUCCEEDED", "FAILED", "ABORTED")
+RolloutArgument = Annotated[str, typer.Argument(help="Its id, as ro-2.", autocompletion=complete_rollout)]
+
+
+class JudgeWord(enum.Enum):
+    """How a rollout is judged."""
+
+    THRESHOLDS = "thresholds"
+    NONE = "none"
 
 
 @app.command("create")
 def create(
-    release: Annotated[str, typer.Option(help="The release, as r-3; it must be READY.")],
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="FILE.yaml", help="The rollout; see `fleet rollouts schema`.")
+    ] = None,
+    release: Annotated[
+        str, typer.Option(help="The release, as r-3; it must be READY.", autocompletion=complete_release)
+    ] = "",
     selector: Annotated[str, typer.Option("--selector", "-l", help="Which devices, as site=berlin.")] = "",
+    wave: Annotated[
+        list[str] | None, typer.Option(metavar="SHARE[:SOAK]", help="A step, as 10%:10m or 3:90s; repeat it.")
+    ] = None,
+    holdout: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Devices that are compared with, up to the last wave, as 10%.")
+    ] = None,
+    judge: Annotated[JudgeWord | None, typer.Option(help="thresholds is no statistical verdict.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes the draw of devices repeatable.")] = None,
+    stratum: Annotated[
+        list[str] | None, typer.Option(metavar="ATTRIBUTE", help="Draw within its values, as site; repeat it.")
+    ] = None,
+    expire_after: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Leave devices behind that are offline for this long, as 12h.")
+    ] = None,
     watch: Annotated[bool, typer.Option(help="Follow it until it ends.")] = False,
     plane: PlaneOption = None,
     token_file: TokenOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Start a rollout."""
+    """Start a rollout, from a file or from flags. Without waves all devices move at once."""
     from fleet.cli.plain import plain
+    from fleet.cli.rollout_watch import followed
+    from fleet.rollout_file import plan_of_flags
     from maskfleet.ids import new_id
-    from maskfleet.v1 import rollouts_service_pb2
 
-    request = rollouts_service_pb2.CreateRolloutRequest(request_id=new_id("req"), release_id=release, selector=selector)
+    flags = plan_of_flags(
+        waves=wave or (),
+        holdout=holdout,
+        judge=judge.value if judge is not None else None,
+        seed=seed,
+        strata=stratum or (),
+        expire_after=expire_after,
+    )
+    request = _plan(file, flags).request(new_id("req"), release=release, selector=selector)
     with connected(plane, token_file) as there:
         rollout = plain(there.call(there.rollouts.CreateRollout, request).rollout)
-        say(f"rollout {rollout['id']} moves {len(rollout['devices'])} devices to {rollout['release_id']}")
+        count = len(rollout["devices"])
+        waves = f" in {rollout['waves']} waves" if rollout["waves"] > 1 else ""
+        say(
+            f"rollout {rollout['id']} moves {count} device{'' if count == 1 else 's'} to {rollout['release_id']}{waves}"
+        )
         if watch:
-            rollout = _watched(there, rollout["id"])
+            rollout = followed(there, rollout["id"])
     _finish(rollout, output)
+
+
+def _plan(file: Path | None, flags: Plan) -> Plan:
+    from fleet.rollout_file import read_plan
+    from maskfleet.errors import InvalidInputError
+
+    if file is None:
+        return flags
+    if flags.values:
+        raise InvalidInputError(
+            f"{file} says how the rollout goes, and flags ({', '.join(flags.values)}) say it too",
+            remedy="write it into the file; --release and --selector alone may go before it",
+        )
+    return read_plan(file)
+
+
+@app.command("schema")
+def schema() -> None:
+    """Print the JSON schema of rollout files, for editors."""
+    from fleet.rollout_file import schema_text
+
+    print(schema_text(), end="", flush=True)  # this is the command line
 
 
 @app.command("list")
@@ -76,7 +141,8 @@ def list_rollouts(
             "STATE": lambda r: r["state"],
             "RELEASE": lambda r: r["release_id"],
             "SELECTOR": lambda r: r["selector"] or "all",
-            "DEVICES": _counts,
+            "WAVE": lambda r: f"{max(0, r['wave'] + 1)} of {r['waves']}" if r["waves"] else "",
+            "DEVICES": counts,
             "MADE (UTC)": lambda r: short_time(r["create_time"]),
             "REASON": lambda r: r["reason"],
         },
@@ -90,7 +156,7 @@ def show(
     token_file: TokenOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Show one rollout with its devices."""
+    """Show one rollout with its waves, cohorts, newest verdict and devices."""
     from fleet.cli.plain import plain
     from maskfleet.v1 import rollouts_service_pb2
 
@@ -107,10 +173,52 @@ def watch(
     token_file: TokenOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Follow a rollout until it ends; exit code 1 where it did not succeed."""
+    """Follow a rollout until it ends; exit code 1 where it did not succeed. Ctrl-C leaves it running.
+
+    With `-o json` each state is a line on stdout.
+    """
+    from fleet.cli.rollout_watch import followed
+
     with connected(plane, token_file) as there:
-        found = _watched(there, rollout)
-    _finish(found, output)
+        found = followed(there, rollout, output)
+    if output is Format.TABLE:
+        show_one(output, found, _draw)
+    _exit(found)
+
+
+@app.command("pause")
+def pause(
+    rollout: RolloutArgument,
+    plane: PlaneOption = None,
+    token_file: TokenOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Stop a rollout where it stands until it is resumed; devices under way finish."""
+    _moved("Pause", rollout, plane, token_file, output)
+
+
+@app.command("resume")
+def resume(
+    rollout: RolloutArgument,
+    watch: Annotated[bool, typer.Option(help="Follow it until it ends.")] = False,
+    plane: PlaneOption = None,
+    token_file: TokenOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Go on with a rollout that is PAUSED or HELD."""
+    _moved("Resume", rollout, plane, token_file, output, watch=watch)
+
+
+@app.command("promote")
+def promote(
+    rollout: RolloutArgument,
+    watch: Annotated[bool, typer.Option(help="Follow it until it ends.")] = False,
+    plane: PlaneOption = None,
+    token_file: TokenOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Open every wave that is left without waiting for the judge; hard limits still hold."""
+    _moved("Promote", rollout, plane, token_file, output, watch=watch)
 
 
 @app.command("abort")
@@ -122,64 +230,119 @@ def abort(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Stop a rollout: devices that have not committed go back to the release that they ran before."""
+    _moved("Abort", rollout, plane, token_file, output, watch=watch)
+
+
+@app.command("explain")
+def explain(
+    rollout: RolloutArgument,
+    plane: PlaneOption = None,
+    token_file: TokenOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Tell in plain sentences why a rollout went on, held or rolled back."""
     from fleet.cli.plain import plain
     from maskfleet.v1 import rollouts_service_pb2
 
     with connected(plane, token_file) as there:
-        request = rollouts_service_pb2.AbortRolloutRequest(rollout_id=rollout)
-        found = plain(there.call(there.rollouts.AbortRollout, request).rollout)
+        request = rollouts_service_pb2.ExplainRolloutRequest(rollout_id=rollout)
+        said = plain(there.call(there.rollouts.ExplainRollout, request))
+    if output is Format.JSON:
+        print_json(said)
+        return
+    from rich.text import Text
+
+    found = said["rollout"]
+    paper = console()
+    paper.print(Text(f"{found['id']} → {found['release_id']}: {found['state']}", style="bold"))
+    for sentence in said["sentences"]:
+        paper.print(Text(f"- {sentence}"))
+    if _by_limits(found):
+        paper.print(Text("Its judge compares with fixed limits: none of this is a statistical verdict.", style="dim"))
+
+
+@app.command("decisions")
+def decisions(
+    rollout: RolloutArgument,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many of the newest.")] = 20,
+    plane: PlaneOption = None,
+    token_file: TokenOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """List a rollout's decisions, newest first; `-o json` has everything that went into each."""
+    from itertools import islice
+
+    from fleet.cli.plain import plain
+    from fleet.plane import pages
+    from maskfleet.v1 import rollouts_service_pb2
+
+    with connected(plane, token_file) as there:
+        request = rollouts_service_pb2.ListDecisionsRequest(rollout_id=rollout, page_size=min(limit, 100))
+        every = (d for page in pages(there, there.rollouts.ListDecisions, request) for d in page.decisions)
+        found = [plain(decision) for decision in islice(every, limit)]
+    if output is Format.JSON or not found:
+        show_list(output, found, {})
+        return
+    rows = [
+        (d["id"], short_time(d["time"]), d["wave"] + 1, d["verdict"], d["action"], "\n".join(d["reasons"]))
+        for d in found
+    ]
+    paper = console()
+    paper.print(table(("DECISION", "TIME (UTC)", "WAVE", "VERDICT", "ACTION", "REASONS"), rows))
+    if any(not decision["statistical"] for decision in found):
+        say("these verdicts are by fixed limits: none of them is a statistical verdict")
+
+
+def _moved(
+    verb: str, rollout: str, plane: str | None, token_file: Path | None, output: Format, *, watch: bool = False
+) -> None:
+    """Pause, Resume, Promote or Abort."""
+    from fleet.cli.plain import plain
+    from fleet.cli.rollout_watch import followed
+    from maskfleet.v1 import rollouts_service_pb2
+
+    with connected(plane, token_file) as there:
+        request = getattr(rollouts_service_pb2, f"{verb}RolloutRequest")(rollout_id=rollout)
+        found = plain(there.call(getattr(there.rollouts, f"{verb}Rollout"), request).rollout)
         if watch:
-            found = _watched(there, rollout)
-    show_one(output, found, _draw)
+            found = followed(there, rollout)
+    if watch and verb != "Abort":
+        _finish(found, output)
+    else:
+        show_one(output, found, _draw)
 
 
 def _finish(rollout: dict[str, Any], output: Format) -> None:
     show_one(output, rollout, _draw)
-    if rollout["state"] in ("FAILED", "ABORTED"):
+    _exit(rollout)
+
+
+def _exit(rollout: dict[str, Any]) -> None:
+    if rollout["state"] in UNSUCCESSFUL:
         raise typer.Exit(1)
 
 
-def _watched(plane: Plane, rollout_id: str) -> dict[str, Any]:
-    from fleet.cli.plain import plain
-    from maskfleet.errors import UnavailableError
-    from maskfleet.v1 import rollouts_service_pb2
-
-    request = rollouts_service_pb2.WatchRolloutRequest(rollout_id=rollout_id)
-    states = (plain(response.rollout) for response in plane.watch(plane.rollouts.WatchRollout, request))
-    last = follow(states, _draw, _line)
-    if last is None or last["state"] not in _ENDED:
-        raise UnavailableError(
-            f"{plane.name} ended the watch of rollout {rollout_id}", remedy=f"see `fleet rollouts show {rollout_id}`"
-        )
-    return last
-
-
-def _counts(rollout: dict[str, Any]) -> str:
-    counts = Counter(device["state"] for device in rollout["devices"])
-    return ", ".join(f"{number} {state.lower()}" for state, number in sorted(counts.items()))
-
-
-def _line(rollout: dict[str, Any]) -> str:
-    return f"{rollout['id']} {rollout['state']}: {_counts(rollout)}"
+def _by_limits(rollout: dict[str, Any]) -> bool:
+    judge = (rollout.get("strategy") or {}).get("judge") or {}
+    decision = rollout.get("decision") or {}
+    return judge.get("kind") == "THRESHOLDS" or (bool(decision) and not decision["statistical"])
 
 
 def _draw(rollout: dict[str, Any]) -> RenderableType:
     from rich.console import Group
 
-    head = facts(
+    strategy = rollout.get("strategy") or {}
+    judge = strategy.get("judge") or {}
+    kinds = {"THRESHOLDS": "fixed limits (no statistical verdict)", "NONE": "hard limits only"}
+    about = facts(
         {
-            "rollout": rollout["id"],
-            "state": rollout["state"],
-            "reason": rollout["reason"],
-            "release": rollout["release_id"],
-            "selector": rollout["selector"] or "all",
+            "judge": kinds.get(judge.get("kind", "")),
+            "verdict": verdict_words(rollout["decision"]) if rollout.get("decision") else "",
+            "holdout": share_words(strategy.get("control_holdout")),
+            "strata": ", ".join(strategy.get("strata") or ()),
+            "seed": strategy.get("seed") or "",
             "made": short_time(rollout["create_time"]),
             "ended": short_time(rollout["end_time"]),
         }
     )
-    rows = [
-        (d["device_name"], d["device_id"], d["state"], d["detail"], d["baseline_release_id"] or "none",
-         "online" if d["online"] else "offline")
-        for d in rollout["devices"]
-    ]  # fmt: skip
-    return Group(head, "", table(("DEVICE", "ID", "STATE", "DETAIL", "BEFORE", "ONLINE"), rows))
+    return Group(drawn(rollout, now(), width=console().width), "", about)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from fleet.cli.context import Context, context_path, read_context, write_context
-from fleet.cli.devices import parse_duration
 from fleet.cli.exits import EXIT_CODES, exit_code
 from fleet.cli.main import main
 from fleet.cli.plain import plain
 from fleet.cli.policy import parse_size
+from fleet.durations import parse_duration
 from maskfleet.codec import policy_message
 from maskfleet.errors import FleetError, InvalidInputError, catalogue
 from maskfleet.policy import MaskPolicy
