@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.postgres import Cluster, NoPostgresError
+from tests.required import missing
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +32,35 @@ def centerface_path() -> Path:
     if spec is None or spec.origin is None:
         pytest.skip("the demo extra is not installed")
     return Path(spec.origin).parent / "centerface.onnx"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL that a test may stop and start: no other worker uses it."""
+    folder = Path(tempfile.mkdtemp(prefix="mf-pg-"))
+    folder.chmod(0o755)  # root starts it as another user
+    try:
+        made = Cluster(folder)
+        made.start()
+    except NoPostgresError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        missing("postgres", str(error))
+    yield made
+    made.remove()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty database: in the server that MASKFLEET_TEST_POSTGRES_URL names, else in a cluster of our own."""
+    sa = pytest.importorskip("sqlalchemy")
+    server = os.environ.get("MASKFLEET_TEST_POSTGRES_URL") or request.getfixturevalue("cluster").url
+    name = f"maskfleet_{uuid.uuid4().hex}"
+    url = sa.make_url(server).set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    yield url.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    engine.dispose()

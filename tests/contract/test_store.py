@@ -1,15 +1,13 @@
-"""One suite for every store: memory, SQLite, and PostgreSQL where MASKFLEET_TEST_POSTGRES_URL names a database."""
+"""One suite for every store: memory, SQLite, and PostgreSQL where there is one (``tests/postgres.py``)."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from control_plane.domain.device import Assignment, Component, ComponentState, Device, Facts, JoinToken, Report
 from control_plane.domain.event import Event
@@ -24,7 +22,6 @@ from maskfleet.errors import AlreadyExistsError
 from maskfleet.policy import MaskPolicy, Style
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc)
-POSTGRES = os.environ.get("MASKFLEET_TEST_POSTGRES_URL", "")
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
@@ -32,15 +29,9 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     if request.param == "memory":
         yield MemoryStore()
         return
-    if request.param == "postgresql":
-        if not POSTGRES:
-            pytest.skip("MASKFLEET_TEST_POSTGRES_URL is not set")
-        engine = sa.create_engine(sa.make_url(POSTGRES).set(drivername="postgresql+psycopg"))
-        with engine.begin() as connection:
-            connection.exec_driver_sql("DROP SCHEMA public CASCADE")
-            connection.exec_driver_sql("CREATE SCHEMA public")
-        engine.dispose()
-    opened = await SqlStore.opened(POSTGRES if request.param == "postgresql" else sqlite_url(tmp_path / "plane.db"))
+    postgres = request.param == "postgresql"
+    url = request.getfixturevalue("postgres_url") if postgres else sqlite_url(tmp_path / "plane.db")
+    opened = await SqlStore.opened(url)
     yield opened
     await opened.close()
 
