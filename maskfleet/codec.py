@@ -21,7 +21,11 @@ _FAIL_CLOSED = {
     policy_pb2.FAIL_CLOSED_ACTION_FULL_MASK: FailClosed.FULL_MASK,
     policy_pb2.FAIL_CLOSED_ACTION_DROP: FailClosed.DROP,
 }
-PRECISIONS = {builds_pb2.PRECISION_FP32: "fp32", builds_pb2.PRECISION_FP16: "fp16"}
+PRECISIONS = {
+    builds_pb2.PRECISION_FP32: "fp32",
+    builds_pb2.PRECISION_FP16: "fp16",
+    builds_pb2.PRECISION_INT8: "int8",
+}
 _NUMBERS = ("strength", "margin", "min_confidence", "nms_iou", "coast_frames", "track_iou")
 _E = TypeVar("_E", bound=enum.Enum)
 

@@ -63,13 +63,17 @@ _VARIANTS: dict[str, Callable[[Image], Image]] = {
 }
 
 
-def frames() -> list[EvaluationFrame]:
-    """The set, in a fixed order."""
+def frames(*, variants: bool = True) -> list[EvaluationFrame]:
+    """The set, in a fixed order.
+
+    Args:
+        variants: whether what is made of the golden frames belongs to it, or they alone.
+    """
     found = []
     for path in _files():
         image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
         assert image is not None, path  # noqa: S101  # a file of our own distribution
-        for suffix, variant in _VARIANTS.items():
+        for suffix, variant in _VARIANTS.items() if variants else (("", _whole),):
             found.append(EvaluationFrame(path.name + suffix, variant(np.asarray(image, np.uint8))))
     return found
 

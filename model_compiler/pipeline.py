@@ -25,9 +25,9 @@ from edge_agent.engines.engine import Engine
 from maskfleet.decoding import decoder_spec
 from maskfleet.errors import CanceledError, DigestMismatchError
 from maskfleet.ids import digest_bytes
-from model_compiler import evaluation, verify
+from model_compiler import evaluation, quantize, verify
 from model_compiler.builds import onnx_cpu, tensorrt
-from model_compiler.precision import in_precision
+from model_compiler.precision import in_precision, pictures_digest
 from model_compiler.prepare import Prepared, prepare
 from model_compiler.reference import loaded
 from model_compiler.spec import BuildSpec, cache_key, compiler_revision
@@ -35,6 +35,8 @@ from model_compiler.targets import VerifiedOn, check_buildable, installed_versio
 
 Progress = Callable[[str, float], None]
 _SHARES = {"prepare": (0.0, 0.15), "precision": (0.15, 0.2), "build": (0.2, 0.8), "verify": (0.8, 1.0)}
+_SHARES_INT8 = {"prepare": (0.0, 0.05), "precision": (0.05, 0.85), "build": (0.85, 0.95), "verify": (0.95, 1.0)}
+"""Finding the nodes for eight bits takes longer than everything else."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,21 @@ class Result:
     key: str
     engine: bytes | None
     report: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """A prepared model in its final number format.
+
+    Attributes:
+        model: the ONNX file.
+        notes: what had to be changed, for people.
+        details: likewise, for the report.
+    """
+
+    model: bytes
+    notes: tuple[str, ...]
+    details: dict[str, Any]
 
 
 def run(
@@ -86,11 +103,12 @@ def run(
             f"the model has digest {actual}, {spec.model_digest} was asked for", remedy="download it again"
         )
     timings: dict[str, float] = {}
+    shares = _SHARES_INT8 if spec.precision == "int8" else _SHARES
 
     def phase(name: str, fraction: float = 0.0) -> None:
         if canceled():
             raise CanceledError("the build was canceled")
-        low, high = _SHARES[name]
+        low, high = shares[name]
         progress(name, low + (high - low) * fraction)
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -104,10 +122,11 @@ def run(
     prepared: Prepared = timed("prepare", lambda: prepare(source, decoder, spec.width, spec.height))
     for note in prepared.notes:
         log(f"prepare: {note}")
-    key = cache_key(spec, prepared.digest, versions, evaluation.digest())
+    key = cache_key(spec, prepared.digest, versions, pictures_digest(spec.precision))
     if known(key):
         return Result(key, None, {})
-    model, notes = timed("precision", lambda: in_precision(prepared.model, spec.precision))
+    converted: Converted = timed("precision", lambda: _converted(spec, prepared, entry.backend, phase, log))
+    model, notes = converted.model, converted.notes
     for note in notes:
         log(f"precision: {note}")
 
@@ -118,7 +137,8 @@ def run(
             model,
             backend=entry.backend,
             sms=entry.sms,
-            progress=lambda f: progress("build", 0.2 + 0.6 * f),  # called from C++: it must not raise
+            # called from C++: it must not raise
+            progress=lambda f: progress("build", shares["build"][0] + (shares["build"][1] - shares["build"][0]) * f),
             canceled=canceled,
             log=log,
         )
@@ -127,7 +147,7 @@ def run(
     verified_on = VerifiedOn.ENGINE if entry.runs_on_builder else VerifiedOn.PREPARED_ONNX
     figures: verify.Figures = timed("verify", lambda: _figures(spec, prepared, model, engine, phase))
     log(f"verify: {figures.to_json()}")
-    verify.check(figures, spec.margins)
+    verify.check(figures, spec.margins, about=notes if converted.details else ())
     report = {
         "spec": spec.to_json(),
         "cache_key": key,
@@ -140,6 +160,7 @@ def run(
             "fixed_size": prepared.fixed_size,
             "notes": [*prepared.notes, *notes],
         },
+        "precision": {"format": spec.precision, **converted.details},
         "engine": {"digest": digest_bytes(engine), "size_bytes": len(engine)},
         "backend": entry.backend,
         "runtime_version": versions[entry.distribution],
@@ -151,6 +172,22 @@ def run(
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     return Result(key, engine, report)
+
+
+def _converted(
+    spec: BuildSpec, prepared: Prepared, backend: str, phase: Callable[[str, float], None], log: Callable[[str], None]
+) -> Converted:
+    if spec.precision != "int8":
+        return Converted(*in_precision(prepared.model, spec.precision), {})
+    found = quantize.quantised(
+        prepared.model,
+        decoder_spec(spec.decoder),
+        spec,
+        backend=backend,
+        log=log,
+        step=lambda fraction: phase("precision", fraction),
+    )
+    return Converted(found.model, (found.sentence(),), found.to_json())
 
 
 def _figures(

@@ -1,5 +1,7 @@
 """Number formats. Precision lives in the ONNX graph and nowhere else: every backend builds what the graph says.
 
+Eight bits take measuring and have a module of their own: :mod:`model_compiler.quantize`.
+
 Example::
 
     half, notes = in_precision(prepared.model, "fp16")     # inputs and outputs stay float32
@@ -10,10 +12,16 @@ from __future__ import annotations
 import warnings
 
 from maskfleet.errors import BuildError
+from model_compiler import calibration, evaluation
+
+
+def pictures_digest(precision: str) -> str:
+    """Digest of every picture that an engine of this format depends on, for its cache key."""
+    return calibration.digest() if precision == "int8" else evaluation.digest()
 
 
 def in_precision(model: bytes, precision: str) -> tuple[bytes, tuple[str, ...]]:
-    """A prepared model in another number format, and what had to be changed on the way.
+    """A prepared model in another floating point format, and what had to be changed on the way.
 
     Raises:
         BuildError: it cannot be converted.

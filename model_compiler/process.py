@@ -22,8 +22,8 @@ from typing import Any
 
 from maskfleet.errors import BuildCrashError, BuildError, CanceledError, FleetError, InternalError, catalogue
 from maskfleet.ids import digest_file
-from model_compiler import evaluation
 from model_compiler.cache import Built, Cache
+from model_compiler.precision import pictures_digest
 from model_compiler.spec import BuildSpec
 from model_compiler.targets import check_buildable, installed_versions, target
 
@@ -78,7 +78,7 @@ def run_build(
     cancel = cancel or threading.Event()
     versions = installed_versions()
     check_buildable(target(spec.target), versions)
-    recipe = spec.recipe(versions, evaluation.digest())
+    recipe = spec.recipe(versions, pictures_digest(spec.precision))
     if cache is not None and (hit := cache.find(recipe)) is not None:
         progress("cached", 1.0)
         return hit

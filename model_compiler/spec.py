@@ -56,7 +56,7 @@ class BuildSpec:
         model_digest: of the source ONNX file.
         decoder: name of the decoder.
         target: name of the target.
-        precision: ``fp32`` or ``fp16``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
         width: of the input, in pixels; 0 for the default.
         height: of the input, in pixels; 0 for the default.
         min_confidence: at which detections are compared: the policy's own.
@@ -106,7 +106,7 @@ class BuildSpec:
 
         Args:
             versions: tools with their versions.
-            evaluation_digest: of the frames that the gate looks at.
+            evaluation_digest: of the frames that the gate looks at, and of those that ranges are learnt from.
         """
         return _key({"spec": self.to_json(), **_surroundings(versions, evaluation_digest)})
 
@@ -118,7 +118,7 @@ def cache_key(spec: BuildSpec, prepared_digest: str, versions: Mapping[str, str]
         spec: what is built; the source file and the size count only through the prepared model.
         prepared_digest: of the prepared ONNX file.
         versions: tools with their versions.
-        evaluation_digest: of the frames that the gate looks at.
+        evaluation_digest: of the frames that the gate looks at, and of those that ranges are learnt from.
     """
     config = {k: v for k, v in spec.to_json().items() if k not in ("model_digest", "width", "height")}
     return _key({"prepared": prepared_digest, "config": config, **_surroundings(versions, evaluation_digest)})

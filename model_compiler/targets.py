@@ -67,7 +67,7 @@ _RTX = Target(
     sms=(),
     systems=("linux", "windows"),
     machines=("x86_64",),
-    precisions=("fp32", "fp16"),
+    precisions=("fp32", "fp16", "int8"),
     builders="any x86-64 Linux with the rtx extra; needs no GPU",
     runs_on_builder=False,
 )
@@ -83,7 +83,7 @@ TARGETS: dict[str, Target] = {
             sms=(),
             systems=("linux", "windows", "darwin"),
             machines=(),
-            precisions=("fp32", "fp16"),
+            precisions=("fp32", "fp16", "int8"),
             builders="any machine",
             runs_on_builder=True,
         ),

@@ -125,8 +125,13 @@ def compared(
     )
 
 
-def check(figures: Figures, margins: Margins) -> None:
+def check(figures: Figures, margins: Margins, *, about: Sequence[str] = ()) -> None:
     """Passes or raises.
+
+    Args:
+        figures: of the comparison.
+        margins: that they must be within.
+        about: how the engine was made, for the error.
 
     Raises:
         GateRefusedError: a figure is outside its margin; the error names each.
@@ -150,7 +155,8 @@ def check(figures: Figures, margins: Margins) -> None:
         wrong.append(f"its boxes overlap by {figures.mean_iou:.3f} (least {margins.min_mean_iou})")
     if wrong:
         raise GateRefusedError(
-            f"the engine is too far from its fp32 model: {'; '.join(wrong)}", remedy="build it with --precision fp32"
+            f"the engine is too far from its fp32 model: {'; '.join((*wrong, *about))}",
+            remedy="build it with --precision fp32",
         )
 
 

@@ -49,6 +49,7 @@ class PrecisionWord(enum.Enum):
 
     FP32 = "fp32"
     FP16 = "fp16"
+    INT8 = "int8"
 
 
 @app.command("create")

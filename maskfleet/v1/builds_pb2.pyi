@@ -66,6 +66,8 @@ class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.V
     """32-bit floating point."""
     PRECISION_FP16: _Precision.ValueType  # 2
     """16-bit floating point, inputs and outputs kept at 32 bits."""
+    PRECISION_INT8: _Precision.ValueType  # 3
+    """8-bit integers, sensitive nodes kept at 32 bits."""
 
 class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
     """Number format of an engine's weights and activations."""
@@ -76,6 +78,8 @@ PRECISION_FP32: Precision.ValueType  # 1
 """32-bit floating point."""
 PRECISION_FP16: Precision.ValueType  # 2
 """16-bit floating point, inputs and outputs kept at 32 bits."""
+PRECISION_INT8: Precision.ValueType  # 3
+"""8-bit integers, sensitive nodes kept at 32 bits."""
 Global___Precision: _TypeAlias = Precision  # noqa: Y015
 
 @_typing.final

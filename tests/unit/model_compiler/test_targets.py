@@ -55,7 +55,7 @@ WRONG = {
     "a digest that is none": {"model_digest": "sha256:12"},
     "a decoder that is none": {"decoder": "retinanet"},
     "a target that is none": {"target": "tpu"},
-    "a precision that the target has not": {"precision": "int8"},
+    "a precision that the target has not": {"precision": "int4"},
     "a size below zero": {"width": -32},
     "a confidence that is no share": {"min_confidence": 35.0},
 }
