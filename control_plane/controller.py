@@ -99,6 +99,12 @@ class Controller:
                 self._log.info("rollout resumed", rollout=active.rollout.id, state=active.rollout.state.value)
                 await self._settle(active)
 
+    async def stand_down(self) -> None:
+        """Another process drives from now on: what memory holds may be old. :meth:`resume` reads it again."""
+        async with self._turn:
+            self._active.clear()
+            self._rollout_of.clear()
+
     def _take(self, active: Active) -> None:
         self._active[active.rollout.id] = active
         for device_id in active.members:
