@@ -45,7 +45,7 @@ def check(node: Node, schema: Schema, root: Schema | None = None, *, name: str =
         raise InternalError(f"the schema of {name} has words that are not checked: {', '.join(sorted(unknown))}")
     kind = schema.get("type")
     if kind is not None and not _is(node, kind):
-        hint = schema.get("description", "") if kind not in ("object", "array") else ""
+        hint = schema.get("description") or f"write {_WORDS[kind]}"
         raise _wrong(node, f"{name} is {_what(node)}, not {_WORDS[kind]}", hint)
     if "enum" in schema and node.plain() not in schema["enum"]:
         allowed = [str(word) for word in schema["enum"]]
@@ -113,10 +113,11 @@ def _resolved(schema: Schema, root: Schema) -> Schema:
     """The schema with its reference followed; what stands beside the reference goes before."""
     if "$ref" not in schema:
         return schema
-    return {
-        **root["$defs"][schema["$ref"].removeprefix("#/$defs/")],
-        **{k: v for k, v in schema.items() if k != "$ref"},
-    }
+    found = root["$defs"][schema["$ref"].removeprefix("#/$defs/")]
+    own = {key: value for key, value in schema.items() if key != "$ref"}
+    # A time's own description says what it is for; how one is written stands with the definition.
+    both = " ".join(filter(None, (own.get("description"), found.get("description"))))
+    return {**found, **own, "description": both}
 
 
 def _is(node: Node, kind: str) -> bool:

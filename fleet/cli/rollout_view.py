@@ -186,10 +186,11 @@ def _settled(rollout: Rollout) -> RenderableType:
     done = sum(1 for d in mine if d["state"] in _SETTLED)
     width = 20
     filled = width * done // len(mine) if mine else 0
-    where = f" of wave {wave + 1} of {rollout['waves']}" if rollout["waves"] > 1 and wave >= 0 else ""
+    staged = rollout["waves"] > 1 and wave >= 0 and rollout["state"] not in ENDED
+    where = f" up to wave {wave + 1} of {rollout['waves']}" if staged else ""
     return Text.assemble(
         ("█" * filled, "green"), ("░" * (width - filled), "dim"),
-        f" {done} of {len(mine)} settled{where if rollout['state'] not in ENDED else ''} ({counts(rollout)})",
+        f" {done} of {len(mine)} settled{where}; {counts(rollout)}",
     )  # fmt: skip
 
 
@@ -252,6 +253,10 @@ def device_table(rollout: Rollout, *, room: int | None = None) -> RenderableType
     devices = sorted(rollout["devices"], key=lambda d: (_rank(d["state"]), d["device_name"]))
     shown = devices if room is None or len(devices) <= room else devices[: max(0, room - 1)]
     drawn = _table(("DEVICE", "COHORT", "WAVE", "STATE", "ONLINE", "BEFORE", "DETAIL"), one_line=room is not None)
+    # Where it is narrow, the last column alone gives way.
+    drawn.columns[0].min_width = min(24, max((len(d["device_name"] or d["device_id"]) for d in shown), default=0))
+    for column, width in zip(drawn.columns[1:6], (7, 4, 9, 7, 6)):
+        column.min_width = width
     for device in shown:
         online = "online" if device["online"] else "offline"
         cohort = device.get("cohort", "")
