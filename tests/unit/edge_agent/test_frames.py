@@ -162,3 +162,14 @@ def test_masked_frames_come_out_in_every_encoding(encoding: Encoding) -> None:
 def test_nothing_but_a_masked_frame_can_be_encoded() -> None:
     with pytest.raises(InternalError, match="no masked frame"):
         encode(picture(), Encoding.RAW)  # type: ignore[arg-type]  # that is the point
+
+
+def test_a_jpeg_that_is_damaged_in_the_middle_is_refused_though_opencv_shows_it() -> None:
+    noise = np.random.default_rng(3).integers(0, 256, (240, 320, 3), np.uint8)
+    good = cv2.imencode(".jpg", cv2.GaussianBlur(noise, (9, 9), 3))[1].tobytes()
+    middle = len(good) // 2
+    bad = good[:middle] + bytes((b * 7 + 13) % 255 for b in good[middle : middle + 2000]) + good[middle + 2000 :]
+    assert decode(SourceFrame(Encoding.JPEG, good)).shape == (240, 320, 3)
+    assert cv2.imdecode(np.frombuffer(bad, np.uint8), cv2.IMREAD_COLOR) is not None
+    with pytest.raises(BadFrameError, match="damaged"):
+        decode(SourceFrame(Encoding.JPEG, bad))
