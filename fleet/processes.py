@@ -8,6 +8,7 @@ Rules:
   ready line said, so that it can come back on the same address.
 - Only the processes that were started here are ever stopped: SIGTERM first, SIGKILL after a grace.
 - Children are in process groups of their own: Ctrl-C in a terminal reaches the parent alone, which stops them in order.
+- A parent that is killed takes its children along (:mod:`fleet.lifeline`).
 
 Example::
 
@@ -20,8 +21,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +32,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fleet import lifeline
 from maskfleet.errors import CanceledError, FleetError, InvalidInputError, OutputError, UnavailableError
 
 STOP_GRACE_S = 8.0
@@ -130,9 +134,25 @@ class Child:
             OutputError: its log cannot be written.
             UnavailableError: the program does not exist.
         """
-        self._spawn()
-        self._thread = threading.Thread(target=self._look_after, name=f"child-{self.name}", daemon=True)
+        started = threading.Event()
+        failures: list[Exception] = []
+
+        def run() -> None:
+            # The process ends with the thread that starts it: this one waits for its end.
+            try:
+                self._spawn()
+            except Exception as error:  # noqa: BLE001  # raised below, in the caller's thread
+                failures.append(error)
+                return
+            finally:
+                started.set()
+            self._look_after()
+
+        self._thread = threading.Thread(target=run, name=f"child-{self.name}", daemon=True)
         self._thread.start()
+        started.wait()
+        if failures:
+            raise failures[0]
 
     def wait_ready(self, timeout: float) -> Ready:
         """Waits until it is ready; what its ready line said.
@@ -207,6 +227,11 @@ class Child:
             if self._stopping.is_set():
                 return
             arguments = list(self._arguments(self._ready))
+            if shutil.which(arguments[0]) is None:
+                raise UnavailableError(f"{arguments[0]} cannot be started", remedy="install maskfleet again")
+            if sys.platform == "linux":
+                tie = [sys.executable, "-I", "-S", lifeline.__file__, str(os.getpid())]
+                arguments = [*tie, *arguments]
             try:
                 self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 with self.log.open("ab") as log:
@@ -220,10 +245,6 @@ class Child:
                         env=self._environment,
                         process_group=0,
                     )
-            except FileNotFoundError as error:
-                raise UnavailableError(
-                    f"{error.filename} cannot be started", remedy="install maskfleet again"
-                ) from None
             except OSError as error:
                 raise OutputError(
                     f"the log {self.log} cannot be written ({error.strerror})", remedy="choose another directory"

@@ -92,7 +92,7 @@ def _print(event: dict[str, Any], output: Format) -> None:
     line = Text.assemble(
         (short_time(event["time"]), "dim"), "  ",
         (f"{event['kind']:<20}", "cyan"), "  ",
-        (f"{event['subject']:<10}", "bold"), f"  {event['text']}",
-        (f"  ({event['actor']})" if event["actor"] else "", "dim"),
+        (f"{event['subject']:<22}", "bold"), f"  {event['text']}",
+        (f"  ({event['actor']})" if event["actor"] not in ("", event["subject"]) else "", "dim"),
     )  # fmt: skip
     console().print(line, soft_wrap=True)

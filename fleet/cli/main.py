@@ -28,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("up")(up.up)
+app.command("down")(up.down)
 app.command("mask")(mask.mask)
 app.command("events")(events.events)
 app.add_typer(models.app, name="models")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -106,3 +109,29 @@ def test_a_program_that_does_not_exist(tmp_path: Path) -> None:
 
 def test_pauses_double_up_to_a_limit() -> None:
     assert [pause_before_restart(n) for n in (1, 2, 3, 7, 50)] == [0.5, 1.0, 2.0, 30.0, 30.0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+def test_a_parent_that_is_killed_takes_its_children_along(tmp_path: Path) -> None:
+    parent = (
+        "import sys, threading\n"
+        "from pathlib import Path\n"
+        "from fleet.processes import Child\n"
+        f"source = {READY + 'signal.pause()'!r}\n"
+        f"log = Path({str(tmp_path / 'a.log')!r})\n"
+        "child = Child('agent', lambda _: [sys.executable, '-c', source, 'x'], log=log)\n"
+        # Started in a thread that ends at once: the child lives on all the same.
+        "starter = threading.Thread(target=child.start); starter.start(); starter.join()\n"
+        "child.wait_ready(20); print(child.pid, flush=True); threading.Event().wait()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        watched = os.pidfd_open(int(process.stdout.readline()))
+        try:
+            assert not select.select([watched], [], [], 0)[0]
+            process.kill()
+            assert select.select([watched], [], [], 20)[0], "the child outlives its parent"
+        finally:
+            os.close(watched)
+    process.wait()
