@@ -215,7 +215,9 @@ def _mask_video(client: MaskingClient, source: Path, output: Path, policy: Polic
             sink.finish()
         report.seconds = time.monotonic() - started
         if video.damaged:
-            report.notes.append(f"{video.damaged} damaged pieces of {source.name} were left out")
+            report.notes.append(
+                f"{source.name} is damaged: {video.damaged} frames or parts of it cannot be read and are left out"
+            )
         if info.sound and output.suffix.lower() == ".gif":
             report.notes.append("a GIF has no sound")
     return report

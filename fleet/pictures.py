@@ -13,7 +13,8 @@ from fleet.results import Image
 from maskfleet.errors import BadFrameError, InvalidInputError, NotFoundError, OutputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*")
+_JPEG_MAGIC = b"\xff\xd8\xff"
+_MAGIC = (_JPEG_MAGIC, b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*")
 _JPEG_QUALITY = 95
 
 
@@ -45,9 +46,15 @@ def read_image(path: Path) -> Image:
     """
     import cv2
 
+    from maskfleet import jpeg
+
     try:
-        data = np.fromfile(path, np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        data = path.read_bytes()
+        if data.startswith(_JPEG_MAGIC):
+            return jpeg.decode(data)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except BadFrameError as error:
+        raise BadFrameError(f"{path}: {error.message}", remedy="check that it opens in a viewer") from None
     except cv2.error:
         image = None
     if image is None:

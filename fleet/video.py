@@ -88,6 +88,8 @@ class VideoSource:
         self._container = container
         self._stream = container.streams.video[0]
         self._stream.thread_type = "AUTO"
+        # What a decoder would conceal (grey blocks, a face of the frame before) nobody can be sure to have masked.
+        self._stream.codec_context.options = {"err_detect": "explode"}
         self.damaged = 0
         self._decoded = self._decode()
         first = next(self._decoded, None)
@@ -126,20 +128,27 @@ class VideoSource:
         yield from self._decoded
 
     def _decode(self) -> Iterator[Any]:
-        """Frames; damaged packets are left out, as players do."""
+        """Frames; damaged ones are left out and counted."""
         av = library()
         packets = self._container.demux(self._stream)
         while True:
             try:
                 packet = next(packets, None)
             except (av.error.FFmpegError, OSError):
-                return  # the file ends in the middle of something
+                self.damaged += 1  # the file ends in the middle of something
+                return
             if packet is None:
                 return
             try:
-                yield from packet.decode()
+                decoded = packet.decode()
             except av.error.FFmpegError:
                 self.damaged += 1
+                continue
+            for frame in decoded:
+                if frame.is_corrupt:
+                    self.damaged += 1
+                else:
+                    yield frame
 
     def _describe(self, first: Any) -> VideoInfo:
         stream = self._stream

@@ -3,8 +3,7 @@
 Rules:
 
 - What a picture would decode to is read from its header and refused there, before memory is spent on it.
-- A file that ends too early or is damaged is refused. OpenCV would fill what is missing with grey, shift what comes
-  after the damage, and say nothing: a face that a person still knows, and a detector may not.
+- A file that ends too early or is damaged is refused (:mod:`maskfleet.jpeg`).
 - EXIF orientation is applied: detectors find upright faces. Regions are given in the upright picture. Every result is
   encoded anew from pixels, so that metadata, and a thumbnail of the source in it, never come out.
 - Only a :class:`~edge_agent.masking.styles.MaskedFrame` can be encoded.
@@ -24,11 +23,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
-import simplejpeg
 
 from edge_agent.masking.preprocess import Picture
 from edge_agent.masking.styles import MaskedFrame
+from maskfleet import jpeg
 from maskfleet.errors import BadFrameError, InternalError
 
 MAX_SIDE = 16_384
@@ -43,8 +41,6 @@ _PNG_LEVEL = 1  # a video is waiting; more effort gains a few per cent
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN = 0xDA
 _END_OF_IMAGE = b"\xff\xd9"
-_EXIF = b"Exif\x00\x00"
-_EXIF_WITHIN = 1 << 17  # two segments: EXIF is the first or, behind JFIF, the second
 
 
 class Encoding(enum.Enum):
@@ -120,9 +116,10 @@ def decode(source: SourceFrame) -> Picture:
     pixels = np.frombuffer(source.data, np.uint8)
     if source.encoding is Encoding.RAW:
         return pixels.reshape(height, width, 3)
+    picture: Any
     try:
         if source.encoding is Encoding.JPEG:
-            picture = _jpeg(source.data, pixels)
+            picture = jpeg.decode(source.data)
         else:
             picture = cv2.imdecode(pixels, cv2.IMREAD_COLOR)
     except cv2.error:
@@ -136,16 +133,6 @@ def decode(source: SourceFrame) -> Picture:
             remedy=_REMEDY_FILE,
         )
     return np.asarray(picture, np.uint8)
-
-
-def _jpeg(data: bytes, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[Any] | None:
-    """A JPEG's pixels, upright; libjpeg's warnings, which OpenCV passes over, are errors."""
-    try:
-        picture: npt.NDArray[Any] = simplejpeg.decode_jpeg(data, "BGR", strict=True)
-    except ValueError as error:
-        raise BadFrameError(f"the JPEG is damaged ({error})", remedy=_REMEDY_FILE) from None
-    # Whole, but perhaps to be turned: OpenCV knows how. (Frames of a stream rarely carry EXIF.)
-    return cv2.imdecode(pixels, cv2.IMREAD_COLOR) if _EXIF in data[:_EXIF_WITHIN] else picture
 
 
 def encode(frame: MaskedFrame, encoding: Encoding, *, jpeg_quality: int = DEFAULT_JPEG_QUALITY) -> bytes:

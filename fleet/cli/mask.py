@@ -79,7 +79,7 @@ def mask(
 
     check_paths(source, output, force=force)
     if report is not None:
-        _check_report(report)
+        _check_report(report, source, output, force=force)
     with _agent(model, decoder, size, plane, token_file) as (address, name):
         with MaskingClient(address, timeout=IMAGE_TIMEOUT) as client, _bar(source.name) as progress:
             done = mask_file(client, source, output, policy=policy, force=force, progress=progress)
@@ -170,11 +170,20 @@ def _counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def _check_report(path: Path) -> None:
-    from maskfleet.errors import OutputError
+def _check_report(path: Path, source: Path, output: Path, *, force: bool) -> None:
+    from maskfleet.errors import AlreadyExistsError, InvalidInputError, OutputError
 
     if not path.absolute().parent.is_dir() or path.is_dir():
         raise OutputError(f"the report {path} cannot be written", remedy="check --report")
+    # Before anything is masked: a report over the source would be the end of it.
+    if path.resolve() == output.resolve() or any(
+        path.exists() and o.exists() and path.samefile(o) for o in (source, output)
+    ):
+        raise InvalidInputError(
+            f"the report {path} is the input or the output", remedy="give another name with --report"
+        )
+    if path.exists() and not force:
+        raise AlreadyExistsError(f"{path} exists already", remedy="give another name, or --force to replace it")
 
 
 def _write_report(path: Path, values: dict[str, Any]) -> None:

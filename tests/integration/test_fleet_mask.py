@@ -121,3 +121,49 @@ def test_an_interrupted_job_leaves_neither_file_nor_process(
         assert process.wait(30) == 130
     assert list(tmp_path.iterdir()) == []
     assert not any(Path(f"/proc/{pid}").exists() for pid in started)
+
+
+@pytest.mark.parametrize(
+    ("report", "force", "status", "said"),
+    [
+        pytest.param("in.png", True, 2, "is the input or the output", id="over the source, even when told to replace"),
+        pytest.param("out.png", True, 2, "is the input or the output", id="over the result"),
+        pytest.param("kept.json", False, 5, "exists already", id="over another file"),
+    ],
+)
+def test_a_report_replaces_nothing_by_accident(
+    environment: dict[str, str], tmp_path: Path, report: str, force: bool, status: int, said: str
+) -> None:
+    source = tmp_path / "in.png"
+    source.write_bytes(cv2.imencode(".png", np.full((64, 64, 3), 90, np.uint8))[1].tobytes())
+    (tmp_path / "kept.json").write_text("mine")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    more = ["--force"] if force else []
+    done = fleet(environment, "mask", source, "-o", tmp_path / "out.png", "--report", tmp_path / report, *more)
+    assert done.returncode == status
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_damaged_frames_of_a_video_are_left_out_and_told(tmp_path: Path) -> None:
+    from fleet.video import VideoSource
+
+    path = tmp_path / "in.mkv"
+    noise = np.random.default_rng(5).integers(0, 256, (60, 120, 160, 3), np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for picture in noise:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        container.mux(stream.encode(None))
+    with VideoSource.opened(path) as whole:
+        assert (len(list(whole.frames())), whole.damaged) == (60, 0)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 200] = bytes((b * 7 + 13) % 255 for b in data[middle : middle + 200])
+    path.write_bytes(data)
+    with VideoSource.opened(path) as damaged:
+        frames = len(list(damaged.frames()))
+        assert damaged.damaged > 0
+        assert frames < 60

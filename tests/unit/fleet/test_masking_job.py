@@ -14,6 +14,7 @@ import pytest
 
 from fleet import MaskingClient
 from fleet.masking_job import mask_file
+from fleet.pictures import read_image
 from maskfleet.errors import (
     AlreadyExistsError,
     BadFrameError,
@@ -158,3 +159,14 @@ def test_an_output_is_replaced_when_asked_for(client: MaskingClient, tmp_path: P
     (tmp_path / "out.png").write_text("old")
     mask_file(client, tmp_path / "in.png", tmp_path / "out.png", force=True)
     assert cv2.imread(str(tmp_path / "out.png")) is not None
+
+
+def test_a_damaged_jpeg_is_no_picture(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.jpg"
+    noise = np.random.default_rng(3).integers(0, 256, (240, 320, 3), np.uint8)
+    data = bytearray(cv2.imencode(".jpg", noise)[1].tobytes())
+    for place in range(len(data) // 2, len(data) // 2 + 2000):
+        data[place] = (data[place] * 7 + 13) % 255
+    path.write_bytes(data)
+    with pytest.raises(BadFrameError, match=r"damaged\.jpg: the JPEG is damaged"):
+        read_image(path)
