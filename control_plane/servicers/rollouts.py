@@ -15,6 +15,7 @@ from control_plane.fleet import Fleet
 from control_plane.requests import Asked
 from control_plane.servicers.paging import number_place, page_size, token_of
 from control_plane.store.port import Store
+from maskfleet.errors import UnsupportedError
 from maskfleet.v1 import rollouts_service_pb2 as wire
 from maskfleet.v1 import rollouts_service_pb2_grpc
 
@@ -36,6 +37,8 @@ class RolloutsServicer(rollouts_service_pb2_grpc.RolloutsServiceServicer):
         return rollout, rollout_message(rollout, members, [self._fleet.online(m.device_id) for m in members])
 
     async def CreateRollout(self, request: wire.CreateRolloutRequest, context: Any) -> wire.CreateRolloutResponse:
+        if request.HasField("strategy"):
+            raise _later("roll out by a strategy")
         asked = Asked.of(request.request_id, "CreateRollout", content(request))
         made = await self._controller.create(asked, request.release_id, request.selector)
         return wire.CreateRolloutResponse(rollout=(await self._message(made))[1])
@@ -67,3 +70,25 @@ class RolloutsServicer(rollouts_service_pb2_grpc.RolloutsServiceServicer):
     async def AbortRollout(self, request: wire.AbortRolloutRequest, context: Any) -> wire.AbortRolloutResponse:
         await self._controller.abort(request.rollout_id)
         return wire.AbortRolloutResponse(rollout=(await self._message(request.rollout_id))[1])
+
+    async def PauseRollout(self, request: wire.PauseRolloutRequest, context: Any) -> wire.PauseRolloutResponse:
+        raise _later("pause a rollout")
+
+    async def ResumeRollout(self, request: wire.ResumeRolloutRequest, context: Any) -> wire.ResumeRolloutResponse:
+        raise _later("resume a rollout")
+
+    async def PromoteRollout(self, request: wire.PromoteRolloutRequest, context: Any) -> wire.PromoteRolloutResponse:
+        raise _later("promote a rollout")
+
+    async def ListDecisions(self, request: wire.ListDecisionsRequest, context: Any) -> wire.ListDecisionsResponse:
+        raise _later("list decisions")
+
+    async def ExplainRollout(self, request: wire.ExplainRolloutRequest, context: Any) -> wire.ExplainRolloutResponse:
+        raise _later("explain a rollout")
+
+
+def _later(what: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"this plane cannot {what} yet: its rollouts have one wave and no judge",
+        remedy="see fleet rollouts show, and fleet rollouts abort to stop it",
+    )
