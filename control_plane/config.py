@@ -21,5 +21,10 @@ class Config:
     mlflow_tracking_uri: str = setting(
         "MLflow server; one of the plane's own in the data directory if empty", default=""
     )
+    artifacts_dir: Path | None = setting(
+        "where models and engines are kept, shared by the planes of one database; in the data directory if empty",
+        default=None,
+        parse=Path,
+    )
     allow_remote: bool = setting("listen on addresses that other machines reach", default=False, parse=flag)
     log_level: str = setting("least level to log: DEBUG, INFO, WARNING, ERROR", default="INFO")

@@ -150,6 +150,12 @@ class Fleet:
         if len(marks) > _MAX_MARKS:
             await tx.delete(WindowMark, [f"{device_id}/{m.boot_id}" for m in marks if m.boot_id not in known])
 
+    def told_elsewhere(self, device: Device) -> None:
+        """A device's record was written by another plane: it may be connected there."""
+        if not self.online(device.id):
+            self._reports[device.id] = device.report
+            self._seen[device.id] = max(self._seen.get(device.id, device.last_seen), device.last_seen)
+
     def online(self, device_id: str) -> bool:
         """Whether a device's stream is open."""
         return device_id in self._links
@@ -254,5 +260,7 @@ class Fleet:
         async with self._store.writing() as tx:
             for device_id in sorted(due):
                 device = await tx.get(Device, device_id)
-                if device is not None:
+                if device is not None and self.online(device_id):
                     await tx.put(self.live(device))
+                elif device is not None:  # what it says now, it says to another plane
+                    await tx.put(dataclasses.replace(device, last_seen=self.live(device).last_seen))

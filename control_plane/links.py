@@ -110,6 +110,10 @@ class Links:
         del self._open[link.device_id]
         return True
 
+    def open_devices(self) -> set[str]:
+        """Devices whose stream is open."""
+        return set(self._open)
+
     def want(self, device_id: str, desired: Desired) -> None:
         """Sends desired state where the device is there; one that is not gets it when it returns."""
         if device_id in self._open:

@@ -19,15 +19,17 @@ import grpc.aio
 from control_plane.artifacts import Artifacts
 from control_plane.auth import Authenticating, Tokens, token_from
 from control_plane.builds import BuildQueue
-from control_plane.changes import Changes
+from control_plane.changes import Change, Changes
 from control_plane.config import Config
 from control_plane.controller import Controller
 from control_plane.domain.device import Device
 from control_plane.domain.release import Build, Release
 from control_plane.domain.rollout import Rollout
+from control_plane.driving import DrivenElsewhere, Seat
 from control_plane.enrolment import Enrolment
 from control_plane.events import Events
 from control_plane.fleet import Fleet
+from control_plane.leadership import FencedStore, lease_for
 from control_plane.links import Links
 from control_plane.models import Models
 from control_plane.registry import Registry
@@ -66,6 +68,7 @@ SERVICES = (
     "opentelemetry.proto.collector.metrics.v1.MetricsService",
 )
 TICK_S = 1.0
+GATHER_S = 0.05  # news of other planes that comes together is looked at together
 COUNT_EVERY = 5  # ticks
 GRACE_S = 4.0
 SHOWN_ROLLOUTS = 20  # in metrics
@@ -93,11 +96,18 @@ class Plane:
         self._changes = Changes()
         store.follow(self._changes.hear)
         self._links = Links()
-        self._artifacts = Artifacts(folder / "artifacts")
+        self._artifacts = Artifacts(config.artifacts_dir or folder / "artifacts")
         self._registry = Registry(folder / "mlflow", tracking_uri=config.mlflow_tracking_uri)
         self._fleet = Fleet(store, self._links, clock)
         self._queue = BuildQueue(store, self._artifacts, self.signer, self._changes, clock)
-        self._controller = Controller(store, self._fleet, self._links, self.signer, self._changes, clock)
+        lease = lease_for(store)
+        self._controller = Controller(
+            FencedStore(store, lease), self._fleet, self._links, self.signer, self._changes, clock
+        )
+        self._seat = Seat(store, lease, self._controller, self._fleet, self._links)
+        store.follow_others(self._heard)
+        self._due = Change()
+        self._stopping = asyncio.Event()
         self._ticks = 0
         self._log = get_logger(__name__)
 
@@ -116,13 +126,15 @@ class Plane:
             FleetError: it cannot start, and why.
         """
         check_listen(config.listen, allow_remote=config.allow_remote)
-        store = await SqlStore.opened(config.store_url or sqlite_url(folder / "plane.db"))
+        store = await SqlStore.opened(
+            config.store_url or sqlite_url(folder / "plane.db"), shared=bool(config.store_url)
+        )
         try:
             plane = cls(config, folder, store, clock, metrics)
             await plane._queue.resume()
-            await plane._controller.resume()
+            await plane._seat.tick()
             server, health = await plane._serving()
-            ticking = asyncio.create_task(plane._ticking())
+            tasks = [asyncio.create_task(plane._ticking()), asyncio.create_task(plane._catching_up())]
             plane._registry.warm_up()
             await health.set(serving=True)
             try:
@@ -131,10 +143,16 @@ class Plane:
                 await health.set(serving=False)
                 plane._links.end_all(UnavailableError("the plane is stopping", remedy="connect again"))
                 await server.stop(GRACE_S)
-                ticking.cancel()
-                await asyncio.gather(ticking, return_exceptions=True)
+                # A round ends by itself: one that is cut off in a transaction leaves a connection in no known state.
+                plane._stopping.set()
+                plane._due.mark()
+                _, late = await asyncio.wait(tasks, timeout=GRACE_S)
+                for task in late:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
                 await plane._registry.close()
                 await plane._fleet.tick(clock.now(), at_once=True)
+                await plane._seat.leave()
         finally:
             await store.close()
 
@@ -147,12 +165,13 @@ class Plane:
             plane_public_key=self.signer.public_key,
         )
         server = make_aio_server(
-            max_message_bytes=MAX_CONTROL_BYTES, interceptors=[Counting(self._metrics), Authenticating(tokens)]
+            max_message_bytes=MAX_CONTROL_BYTES,
+            interceptors=[Counting(self._metrics), Authenticating(tokens), DrivenElsewhere(self._seat)],
         )
         store, changes = self._store, self._changes
         enrolment = Enrolment(store, self.signer, self._clock)
         models = Models(store, self._artifacts, self._registry, self._clock)
-        devices = DevicesServicer(enrolment, self._fleet, self._controller, self.signer, store)
+        devices = DevicesServicer(enrolment, self._fleet, self._seat, self.signer, store)
         rollouts = RolloutsServicer(self._controller, self._fleet, store, changes)
         added: list[tuple[Any, Any]] = [
             (artifacts_service_pb2_grpc.add_ArtifactsServiceServicer_to_server, ArtifactsServicer(self._artifacts)),
@@ -176,18 +195,35 @@ class Plane:
 
     async def _ticking(self) -> None:
         """What time brings about; a failure (the database is away) is logged, and the next tick tries again."""
-        while True:
+        while not self._stopping.is_set():
             try:
                 await self.tick()
             except Exception as error:  # noqa: BLE001  # the loop must outlive whatever one round meets
                 self._log.error("a round failed; the next one tries again", reason=str(error), exc_info=error)
-            await asyncio.sleep(TICK_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), TICK_S)
+
+    async def _catching_up(self) -> None:
+        """News of other planes is looked at when it comes; after a failure the next round looks at it."""
+        while not self._stopping.is_set():
+            await self._due.wait()
+            await asyncio.sleep(GATHER_S)
+            try:
+                await self._seat.catch_up()
+            except Exception as error:  # noqa: BLE001  # the loop must outlive whatever one round meets
+                self._log.warning("another plane's news waits for the next round", reason=str(error))
+
+    def _heard(self, topic: str | None) -> None:
+        self._seat.hear(topic)
+        if self._seat.behind:
+            self._due.mark()
 
     async def tick(self) -> None:
         """One round."""
         now = self._clock.now()
         await self._queue.tick(now)
-        await self._controller.tick(now)
+        if await self._seat.tick():
+            await self._controller.tick(now)
         await self._fleet.tick(now)
         if self._ticks % COUNT_EVERY == 0:
             await self._count()

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 
 class NoPostgresError(Exception):
@@ -30,15 +29,16 @@ def binaries() -> Path | None:
     return Path(found).resolve().parent if found else None
 
 
-def _owner() -> dict[str, Any]:
-    """As whom it runs: arguments for subprocess."""
+def _owner() -> list[str]:
+    """As whom it runs: the beginning of each command line."""
     if os.geteuid() != 0:
-        return {}
+        return []
     try:
-        user = pwd.getpwnam("postgres")
+        pwd.getpwnam("postgres")
     except KeyError:
         raise NoPostgresError("PostgreSQL does not run as root, and there is no user postgres") from None
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    # Not subprocess's own user=: it forks, which a process full of gRPC's threads does not survive each time.
+    return ["runuser", "-u", "postgres", "--"]
 
 
 class Cluster:
@@ -64,12 +64,12 @@ class Cluster:
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
-            [str(self._binaries / program), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            [*self._owner, str(self._binaries / program), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, check=False, cwd=self.data,
-            env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"}, **self._owner,
+            env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
         )  # fmt: skip
         if done.returncode:
-            raise NoPostgresError(f"{program} failed: {' '.join(done.stdout.split())[-500:]}")
+            raise NoPostgresError(f"{program} failed ({done.returncode}): {' '.join(done.stdout.split())[-500:]}")
 
     def start(self) -> None:
         """Makes the cluster where there is none, and starts it.
@@ -80,7 +80,7 @@ class Cluster:
         if not self.data.exists():
             self.data.mkdir(mode=0o700)
             if self._owner:
-                os.chown(self.data, self._owner["user"], self._owner["group"])
+                shutil.chown(self.data, "postgres")
             self._run("initdb", "-D", ".", "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
             # On a socket in a folder that nobody else enters; and a power cut may take it all.
             options = f"listen_addresses=''\nunix_socket_directories='{self.data}'\nfsync=off\nmax_connections=60\n"

@@ -10,9 +10,9 @@ from typing import Any
 
 from control_plane.auth import caller
 from control_plane.codec import device_message, facts_from, report_from, span, timestamp, to_device, window_from
-from control_plane.controller import Controller
 from control_plane.domain.device import Assignment, Device
 from control_plane.domain.release import Release
+from control_plane.driving import Seat
 from control_plane.enrolment import Enrolment
 from control_plane.fleet import Fleet
 from control_plane.links import Link
@@ -32,12 +32,10 @@ FEATURES = ("health-windows",)
 class DevicesServicer(devices_service_pb2_grpc.DevicesServiceServicer):
     """Devices: joining, their streams, and what operators ask about them."""
 
-    def __init__(
-        self, enrolment: Enrolment, fleet: Fleet, controller: Controller, signer: Signer, store: Store
-    ) -> None:
+    def __init__(self, enrolment: Enrolment, fleet: Fleet, seat: Seat, signer: Signer, store: Store) -> None:
         self._enrolment = enrolment
         self._fleet = fleet
-        self._controller = controller
+        self._seat = seat
         self._signer = signer
         self._store = store
 
@@ -77,7 +75,7 @@ class DevicesServicer(devices_service_pb2_grpc.DevicesServiceServicer):
                     report_interval_s=REPORT_INTERVAL_S,
                 )
             )
-            desired = await self._controller.connected(device_id, report)
+            desired = await self._seat.connected(device_id, report)
             if desired is not None:
                 link.want(desired)
             reader = asyncio.create_task(self._read(link, request_iterator))
@@ -98,7 +96,7 @@ class DevicesServicer(devices_service_pb2_grpc.DevicesServiceServicer):
                     case "report":
                         report = report_from(request.report)
                         if await self._fleet.reported(link.device_id, report):
-                            await self._controller.reported(link.device_id, report)
+                            await self._seat.reported(link.device_id, report)
                     case "health":
                         ack = await self._fleet.health(link.device_id, window_from(request.health))
                         if ack is not None:

@@ -106,5 +106,8 @@ class MemoryStore:
     def follow(self, heard: Heard) -> None:
         self._heard.append(heard)
 
+    def follow_others(self, heard: Heard) -> None:
+        """There are no others."""
+
     async def close(self) -> None:
         """Nothing to let go of."""

@@ -107,6 +107,10 @@ class Store(Protocol):
         """
         ...
 
+    def follow_others(self, heard: Heard) -> None:
+        """The same, of what other processes write."""
+        ...
+
     async def close(self) -> None:
         """Lets go of files and connections."""
         ...

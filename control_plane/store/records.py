@@ -78,9 +78,19 @@ KINDS: dict[type, Kind] = {
     Number: Kind("numbers", lambda r: r.name, lambda r: r.name),
     Request: Kind("requests", lambda r: r.id, lambda r: r.id),
     JoinToken: Kind("join_tokens", lambda r: r.digest, lambda r: r.digest),
-    Device: Kind("devices", lambda r: r.id, lambda r: r.name, {"name": lambda r: r.name}),
+    Device: Kind(
+        "devices",
+        lambda r: r.id,
+        lambda r: r.name,
+        {"name": lambda r: r.name},
+        topics=lambda r: (f"device/{r.id}",),
+    ),
     Assignment: Kind(
-        "assignments", lambda r: r.device_id, lambda r: r.device_id, {"release_id": lambda r: r.release_id or None}
+        "assignments",
+        lambda r: r.device_id,
+        lambda r: r.device_id,
+        {"release_id": lambda r: r.release_id or None},
+        topics=lambda r: (f"assignment/{r.device_id}",),
     ),
     Model: Kind("models", lambda r: f"{r.name}/{r.version}", lambda r: r.number, {"name": lambda r: r.name}),
     Release: Kind(

@@ -22,6 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from control_plane.store.listening import PostgresChannel, SqlitePolling
 from control_plane.store.migrations.running import migrate
 from control_plane.store.port import Heard, Where
 from control_plane.store.records import KINDS, Number, from_json, to_json
@@ -63,13 +64,13 @@ class SqlTransaction:
     """A transaction on one connection."""
 
     def __init__(self, connection: AsyncConnection) -> None:
-        self._connection = connection
+        self.connection = connection
         self._postgres = connection.dialect.name == "postgresql"
         self.topics: set[str] = set()
 
     async def get(self, kind: type[R], key: str) -> R | None:
         rows = table(kind)
-        body = await self._connection.scalar(sa.select(rows.c.body).where(rows.c.key == key))
+        body = await self.connection.scalar(sa.select(rows.c.body).where(rows.c.key == key))
         return None if body is None else from_json(kind, json.loads(body))
 
     def _place(self, rows: Any) -> Any:
@@ -94,15 +95,15 @@ class SqlTransaction:
             query = query.where(place < after if descending else place > after)
         if limit is not None:
             query = query.limit(limit)
-        return [from_json(kind, json.loads(body)) for body in await self._connection.scalars(query)]
+        return [from_json(kind, json.loads(body)) for body in await self.connection.scalars(query)]
 
     async def counts(self, kind: type, column: str, where: Where | None = None) -> dict[Any, int]:
         rows = table(kind)
         query = sa.select(rows.c[column], sa.func.count()).where(*_conditions(rows, where)).group_by(rows.c[column])
-        return {value: int(number) for value, number in await self._connection.execute(query)}
+        return {value: int(number) for value, number in await self.connection.execute(query)}
 
     async def total(self, kind: type) -> int:
-        return int(await self._connection.scalar(sa.select(sa.func.count()).select_from(table(kind))) or 0)
+        return int(await self.connection.scalar(sa.select(sa.func.count()).select_from(table(kind))) or 0)
 
     async def put(self, *records: Any) -> None:
         insert: Any = postgresql.insert if self._postgres else sqlite.insert
@@ -120,13 +121,13 @@ class SqlTransaction:
                 | {name: column(r) for name, column in about.columns.items()}
                 for r in listed
             ]
-            await self._connection.execute(query, values)
+            await self.connection.execute(query, values)
             for record in listed:
                 self.topics.update(about.topics(record))
 
     async def delete(self, kind: type, keys: Iterable[str]) -> None:
         rows = table(kind)
-        await self._connection.execute(sa.delete(rows).where(rows.c.key.in_(list(keys))))
+        await self.connection.execute(sa.delete(rows).where(rows.c.key.in_(list(keys))))
 
     async def next_number(self, name: str) -> int:
         found = await self.get(Number, name)
@@ -142,14 +143,22 @@ def _conditions(rows: Any, where: Where | None) -> list[Any]:
 class SqlStore:
     """A database."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, engine: AsyncEngine, *, shared: bool) -> None:
+        self.engine = engine
         self._turn = asyncio.Lock()
         self._heard: list[Heard] = []
+        self._others_heard: list[Heard] = []
+        self._channel = PostgresChannel(engine, self._others) if engine.dialect.name == "postgresql" else None
+        self._listening: asyncio.Task[None] | None = None
+        self._shared = shared
 
     @classmethod
-    async def opened(cls, url: str) -> SqlStore:
+    async def opened(cls, url: str, *, shared: bool = True) -> SqlStore:
         """Brings the schema up to date and opens the database.
+
+        Args:
+            url: of the database.
+            shared: whether other processes may write to it.
 
         Raises:
             InvalidInputError: the URL is none.
@@ -169,12 +178,12 @@ class SqlStore:
                 raise InvalidInputError(
                     f"the database driver is missing ({error})", remedy="install maskfleet[plane]"
                 ) from None
-        return cls(engine)
+        return cls(engine, shared=shared)
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[SqlTransaction]:
         with _translated():
-            async with self._engine.connect() as connection:
+            async with self.engine.connect() as connection:
                 if connection.dialect.name == "sqlite":
                     await connection.exec_driver_sql("BEGIN")
                 yield SqlTransaction(connection)
@@ -183,7 +192,7 @@ class SqlStore:
     async def writing(self) -> AsyncIterator[SqlTransaction]:
         with _translated():
             # In this process writers wait here, where waiting is fair and costs nothing.
-            async with self._turn, self._engine.connect() as connection:
+            async with self._turn, self.engine.connect() as connection:
                 if connection.dialect.name == "sqlite":
                     await connection.exec_driver_sql("BEGIN IMMEDIATE")
                 else:
@@ -191,6 +200,8 @@ class SqlStore:
                 try:
                     transaction = SqlTransaction(connection)
                     yield transaction
+                    if self._channel is not None:
+                        await self._channel.tell(connection, transaction.topics)
                     await connection.commit()
                 except BaseException:
                     await connection.rollback()
@@ -204,9 +215,26 @@ class SqlStore:
 
     def follow(self, heard: Heard) -> None:
         self._heard.append(heard)
+        self._listen()
+
+    def follow_others(self, heard: Heard) -> None:
+        self._others_heard.append(heard)
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._shared and self._listening is None:
+            listener = self._channel or SqlitePolling(self.engine, self._others)
+            self._listening = asyncio.create_task(listener.listen())
+
+    def _others(self, topic: str | None) -> None:
+        for heard in (*self._heard, *self._others_heard):
+            heard(topic)
 
     async def close(self) -> None:
-        await self._engine.dispose()
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
+        await self.engine.dispose()
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -178,8 +178,8 @@ async def test_deleting_what_is_not_there_is_no_fault(store: Store) -> None:
 async def test_followers_hear_of_what_was_written_after_it_is_there_and_of_nothing_that_was_undone(
     store: Store,
 ) -> None:
-    heard: list[str | None] = []
-    store.follow(heard.append)
+    heard: list[str] = []
+    store.follow(lambda topic: heard.append(topic) if topic else None)  # None: it has just begun to listen
 
     async def fail() -> None:
         async with store.writing() as tx:
@@ -192,4 +192,4 @@ async def test_followers_hear_of_what_was_written_after_it_is_there_and_of_nothi
     async with store.writing() as tx:
         await tx.put(RELEASE, device("a"))
         assert heard == []
-    assert heard == ["builds", "r-1"]
+    assert heard == ["builds", "device/d-a", "r-1"]
