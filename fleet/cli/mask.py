@@ -1,11 +1,11 @@
-"""``fleet mask``: an image or a video in, a masked one out."""
+"""``fleet mask``: an image, a video, a folder of both or a camera in, the same masked out."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import sys
-import time
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fleet.cli.context import connected, home, read_context
-from fleet.cli.output import Format, PlaneOption, TokenOption, console, print_json, say
+from fleet.cli.mask_output import bar, tell
+from fleet.cli.output import Format, PlaneOption, TokenOption, say
 from fleet.cli.policy import (
     CoastOption,
     ConfidenceOption,
@@ -28,16 +29,22 @@ from fleet.cli.policy import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from fleet.client import MaskingClient
+    from fleet.folder_job import FolderReport
     from fleet.masking_job import Progress, Report
 
-_EVERY_S = 2.0
+    Run = Callable[[MaskingClient], Report | FolderReport]
 
 
 def mask(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image or a video.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the result goes.")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, a video, a folder of both, or camera:0.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE|FOLDER", help="Where the result goes; a camera needs none."),
+    ] = None,
     style: StyleOption = None,
     shape: ShapeOption = None,
     strength: StrengthOption = None,
@@ -54,6 +61,9 @@ def mask(
     ] = None,
     decoder: Annotated[str | None, typer.Option(help="How FILE.onnx is read: centerface, yunet or ultraface.")] = None,
     input_size: SizeOption = "",
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, max=86400, help="How long a camera is masked; else until Ctrl-C.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")] = False,
     format_: Annotated[Format, typer.Option("--format", help="The summary for people, or as JSON.")] = Format.TABLE,
     plane: PlaneOption = None,
@@ -62,6 +72,8 @@ def mask(
     """Mask the faces in an image or a video; its sound is carried over.
 
     A frame that cannot be masked with certainty is masked whole, or black: the source never passes.
+    A folder is mirrored into another one; files that fail are told, and the others are masked.
+    A camera is masked live; Ctrl-C finishes its file.
     """
     policy = changes(
         style=style,
@@ -73,20 +85,92 @@ def mask(
         fail_closed=fail_closed,
     )
     size = parse_size(input_size)
+    job = _job(source, output, policy, seconds=seconds, force=force)
 
     from fleet.client import MaskingClient
-    from fleet.masking_job import IMAGE_TIMEOUT, check_paths, mask_file
+    from fleet.masking_job import IMAGE_TIMEOUT
 
-    check_paths(source, output, force=force)
     if report is not None:
         _check_report(report, source, output, force=force)
     with _agent(model, decoder, size, plane, token_file) as (address, name):
-        with MaskingClient(address, timeout=IMAGE_TIMEOUT) as client, _bar(source.name) as progress:
-            done = mask_file(client, source, output, policy=policy, force=force, progress=progress)
+        with MaskingClient(address, timeout=IMAGE_TIMEOUT) as client:
+            done = job(client)
     words = {key: getattr(value, "value", value) for key, value in policy.items()}
     if report is not None:
         _write_report(report, done.to_json(model=name, policy=words))
-    _tell(done, format_)
+    tell(done, format_)
+    if getattr(done, "failed", None):
+        raise typer.Exit(1)
+
+
+def _job(source: Path, output: Path | None, policy: dict[str, Any], *, seconds: float | None, force: bool) -> Run:
+    """What is to be done; it was looked at, before an agent is started.
+
+    Raises:
+        InvalidInputError: an option is missing, or belongs to a camera.
+        FleetError: as the ``check_…`` of the job.
+    """
+    from maskfleet.errors import InvalidInputError
+
+    if str(source).startswith("camera:") and not source.exists():
+        return _camera_job(str(source), output, policy, seconds=seconds, force=force)
+    if seconds is not None:
+        raise InvalidInputError("--seconds belongs to a camera", remedy="leave it out, or give camera:0")
+    if output is None:
+        raise InvalidInputError("where does the result go?", remedy="add -o and a name")
+    return (_folder_job if source.is_dir() else _file_job)(source, output, policy, force=force)
+
+
+def _file_job(source: Path, output: Path, policy: dict[str, Any], *, force: bool) -> Run:
+    from fleet.masking_job import check_paths, mask_file
+
+    check_paths(source, output, force=force)
+
+    def run(client: MaskingClient) -> Report:
+        with bar(source.name) as progress:
+            return mask_file(client, source, output, policy=policy, force=force, progress=progress)
+
+    return run
+
+
+def _folder_job(source: Path, output: Path, policy: dict[str, Any], *, force: bool) -> Run:
+    from fleet.folder_job import check_folders, mask_folder
+
+    check_folders(source, output)
+
+    def run(client: MaskingClient) -> FolderReport:
+        def progress(name: str, number: int, count: int) -> AbstractContextManager[Progress]:
+            return bar(f"{number} of {count}: {name}")
+
+        return mask_folder(client, source, output, policy=policy, force=force, progress=progress, told=say)
+
+    return run
+
+
+def _camera_job(name: str, output: Path | None, policy: dict[str, Any], *, seconds: float | None, force: bool) -> Run:
+    from fleet.camera import Camera, camera_device, check_output, mask_camera
+
+    check_output(output, force=force)
+    camera_device(name)
+
+    def run(client: MaskingClient) -> Report:
+        stop = threading.Event()
+
+        def finish(_number: int, _frame: Any) -> None:
+            if stop.is_set():
+                raise KeyboardInterrupt  # a second one does not wait
+            stop.set()
+
+        with Camera.opened(name) as camera, bar(name) as progress:
+            before = {number: signal.signal(number, finish) for number in (signal.SIGINT, signal.SIGTERM)}
+            say(f"masking {name}, {camera.info.width}×{camera.info.height}; Ctrl-C ends it")
+            try:
+                return mask_camera(client, camera, output, stop=stop, seconds=seconds, policy=policy, progress=progress)
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    return run
 
 
 @contextlib.contextmanager
@@ -115,70 +199,14 @@ def _agent(
         yield stack.enter_context(chosen)
 
 
-@contextlib.contextmanager
-def _bar(name: str) -> Iterator[Progress]:
-    """A progress bar on a terminal, a line every two seconds elsewhere."""
-    if not sys.stderr.isatty():
-        last = time.monotonic()
-
-        def line(done: int, total: int) -> None:
-            nonlocal last
-            if time.monotonic() - last >= _EVERY_S:
-                last = time.monotonic()
-                say(f"{name}: frame {done}" + (f" of {total}" if total else ""))
-
-        yield line
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} frames/s"),
-        TimeRemainingColumn(),
-    )
-    started = time.monotonic()
-    with Progress(*columns, console=console(error=True), transient=True) as bar:
-        task = bar.add_task(name, total=None, rate="–")
-
-        def update(done: int, total: int) -> None:
-            rate = done / max(time.monotonic() - started, 1e-9)
-            bar.update(task, completed=done, total=max(total, done) if total else None, rate=f"{rate:.1f}")
-
-        yield update
-
-
-def _tell(done: Report, format_: Format) -> None:
-    summary = done.summary()
-    if format_ is Format.JSON:
-        print_json({"output": str(done.output), **summary, "notes": done.notes})
-    else:
-        outcomes = ", ".join(f"{n} {word}" for word, n in summary["outcomes"].items() if n)
-        speed = f", {summary['frames_per_second']} frames/s" if done.kind == "video" else ""
-        most = _counted(summary["most_regions"], "face")
-        faces = f"at most {most} a frame" if done.kind == "video" else most
-        print(f"{done.output}: {_counted(summary['frames'], 'frame')} ({outcomes}), {faces}{speed}", flush=True)
-    for note in done.notes:
-        say(f"note: {note}")
-    if uncertain := done.uncertain():
-        reasons = ", ".join(f"{n} {word}" for word, n in summary["reasons"].items())
-        say(f"note: {uncertain} frames could not be masked with certainty and are hidden whole ({reasons})")
-
-
-def _counted(count: int, thing: str) -> str:
-    return f"{count} {thing}{'' if count == 1 else 's'}"
-
-
-def _check_report(path: Path, source: Path, output: Path, *, force: bool) -> None:
+def _check_report(path: Path, source: Path, output: Path | None, *, force: bool) -> None:
     from maskfleet.errors import AlreadyExistsError, InvalidInputError, OutputError
 
     if not path.absolute().parent.is_dir() or path.is_dir():
         raise OutputError(f"the report {path} cannot be written", remedy="check --report")
     # Before anything is masked: a report over the source would be the end of it.
-    if path.resolve() == output.resolve() or any(
-        path.exists() and o.exists() and path.samefile(o) for o in (source, output)
-    ):
+    others = [other for other in (source, output) if other is not None]
+    if any(path.resolve() == o.resolve() or (path.exists() and o.exists() and path.samefile(o)) for o in others):
         raise InvalidInputError(
             f"the report {path} is the input or the output", remedy="give another name with --report"
         )
