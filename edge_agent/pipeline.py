@@ -293,9 +293,12 @@ class FrameMasker:
 
     def _closed(self, source: SourceFrame, attempt: _Attempt, error: Exception, frames: int) -> Answer:
         policy = attempt.policy or self.policy(self._serving.current())
-        if self._tracker is not None and not attempt.tracked and attempt.size is not None:
-            self._tracker.skip(frames, policy, width=attempt.size[0], height=attempt.size[1])
-        verdict = guard.closed(error, policy, attempt.size)
+        size = attempt.size
+        if self._tracker is not None and not attempt.tracked:
+            self._tracker.skip(frames, policy)
+            if size is not None and self._tracker.size == size[::-1]:
+                size = self._tracker.size  # its EXIF turns it, as it turned the pictures before
+        verdict = guard.closed(error, policy, size)
         if verdict.reason is Reason.MASKING_FAILED:
             get_logger(__name__).error("masking failed", exc_info=error)
         bare = Answer(verdict.outcome, verdict.reason, verdict.detail)

@@ -23,6 +23,19 @@ _EXIF = b"Exif\x00\x00"
 _EXIF_WITHIN = 1 << 17  # two segments: EXIF is the first or, behind JFIF, the second
 
 
+def size(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels that :func:`decode` would make, before EXIF turns it. Nothing is decoded.
+
+    Raises:
+        BadFrameError: libjpeg finds no header.
+    """
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise BadFrameError(f"the JPEG is damaged ({error})", remedy="send a whole JPEG file") from None
+    return int(width), int(height)
+
+
 def decode(data: bytes) -> npt.NDArray[np.uint8]:
     """Its pixels, turned upright as its EXIF asks: uint8, height×width×3, BGR.
 

@@ -78,6 +78,8 @@ class MaskPolicy:
             _check_range(name, getattr(self, name), 0.0, 1.0)
         _check_range("margin", self.margin, 0.0, MAX_MARGIN)
         _check_range("coast_frames", self.coast_frames, 0, MAX_COAST_FRAMES)
+        if not isinstance(self.coast_frames, int):
+            raise BadPolicyError(f"coast_frames is {self.coast_frames}", remedy="give whole frames")
 
     def changed(self, **fields: Any) -> MaskPolicy:
         """A policy that differs in the given fields; fields that are None stay."""

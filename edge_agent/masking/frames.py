@@ -40,6 +40,8 @@ _PNG_LEVEL = 1  # a video is waiting; more effort gains a few per cent
 # Start-of-frame markers: all of C0 to CF but DHT (C4), JPG (C8) and DAC (CC).
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN = 0xDA
+# Markers without a length: they have no business before the first scan.
+_NO_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})
 _END_OF_IMAGE = b"\xff\xd9"
 
 
@@ -119,6 +121,9 @@ def decode(source: SourceFrame) -> Picture:
     picture: Any
     try:
         if source.encoding is Encoding.JPEG:
+            # Whoever reads a hostile header another way than the decoder lets a bomb through.
+            if jpeg.size(source.data) != (width, height):
+                raise BadFrameError("the JPEG's header says two sizes", remedy=_REMEDY_FILE)
             picture = jpeg.decode(source.data)
         else:
             picture = cv2.imdecode(pixels, cv2.IMREAD_COLOR)
@@ -175,6 +180,8 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
         if marker == 0xFF:  # padding
             position += 1
             continue
+        if marker in _NO_LENGTH:
+            break
         (length,) = struct.unpack_from(">H", data, position + 2)
         if marker in _START_OF_FRAME and position + 9 <= len(data):
             height, width = struct.unpack_from(">HH", data, position + 5)

@@ -34,6 +34,10 @@ REASONS: tuple[tuple[type[Exception], Reason], ...] = (
 """Which error is which reason; every other one is MASKING_FAILED."""
 
 
+LEAST_CONFIDENCE = 0.1
+"""The lowest ``min_confidence`` that a stream may ask for, unless its release's is lower."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """What is done with a frame that could not be masked.
@@ -73,16 +77,22 @@ def closed(error: Exception, policy: MaskPolicy, size: tuple[int, int] | None) -
 def in_force(release: MaskPolicy, changes: Mapping[str, Any]) -> MaskPolicy:
     """A release's policy with a stream's changes, as far as they do not cover less.
 
-    Held: ``min_confidence`` does not rise; ``margin``, ``coast_frames`` and ``nms_iou`` do not fall. Free: style, shape
-    and strength, which have floors of their own, ``track_iou`` and ``fail_closed``, whose values are all safe.
+    Held: ``min_confidence`` does not rise; ``margin``, ``coast_frames``, ``nms_iou`` and ``track_iou`` do not fall (a
+    track that takes a neighbour's detection for its own leaves its face bare). Free: style, shape and strength, which
+    have floors of their own, and ``fail_closed``, whose values are all safe. And ``min_confidence`` does not fall below
+    :data:`LEAST_CONFIDENCE`: at 0 every detector fires everywhere, which would pass for a failure of the engine, and a
+    client could take a release back that way.
 
     Raises:
         BadPolicyError: a change is out of range.
     """
     asked = release.changed(**changes)
     return asked.changed(
-        min_confidence=min(asked.min_confidence, release.min_confidence),
+        min_confidence=max(
+            min(asked.min_confidence, release.min_confidence), min(release.min_confidence, LEAST_CONFIDENCE)
+        ),
         margin=max(asked.margin, release.margin),
         coast_frames=max(asked.coast_frames, release.coast_frames),
         nms_iou=max(asked.nms_iou, release.nms_iou),
+        track_iou=max(asked.track_iou, release.track_iou),
     )

@@ -138,7 +138,8 @@ class Tracker:
     def __init__(self) -> None:
         self.tracks: tuple[Track, ...] = ()
         self._last_id = 0
-        self._size = (0, 0)
+        self.size = (0, 0)
+        """Width and height of the last picture in pixels; 0 before the first."""
 
     def update(
         self,
@@ -160,7 +161,10 @@ class Tracker:
             frames: how many frames of the stream this one is after the last that was given.
             camera: by how many pixels the picture as a whole moved right and down since then.
         """
-        self.skip(frames, policy, width=width, height=height, camera=camera)
+        if self.size != (width, height):
+            # Another picture altogether: what was at a place is no longer there.
+            self.tracks, self.size = (), (width, height)
+        self.skip(frames, policy, camera=camera)
         tracks = list(self.tracks)
         cut = _at_edge(boxes, width, height)
         sure = boxes[:, 4] >= policy.min_confidence
@@ -185,19 +189,13 @@ class Tracker:
             for track in self.tracks
         ]
 
-    def skip(
-        self,
-        frames: int,
-        policy: MaskPolicy,
-        *,
-        width: int,
-        height: int,
-        camera: tuple[float, float] = _STILL,
-    ) -> None:
-        """Frames passed, of which nothing else is known: tracks move on, and old ones end."""
-        if self._size != (width, height):
-            # Another picture altogether: what was at a place is no longer there.
-            self.tracks, self._size = (), (width, height)
+    def skip(self, frames: int, policy: MaskPolicy, *, camera: tuple[float, float] = _STILL) -> None:
+        """Frames passed, of which nothing else is known: tracks move on, and old ones end.
+
+        What a frame that was not decoded says of its size counts for nothing: it may be turned, or wrong, and tracks
+        that end with it would leave the faces of the next frame bare.
+        """
+        width, height = self.size
         moved = (track.moved(frames, camera) for track in self.tracks)
         living = [
             track

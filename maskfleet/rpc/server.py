@@ -77,8 +77,9 @@ class Translating(grpc.ServerInterceptor):
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         handler = continuation(handler_call_details)
-        if handler is None:
-            return None
+        if handler is None or not handler_call_details.method.startswith("/maskfleet."):
+            # Health and reflection are not ours to wrap: a watcher of health holds no worker as long as nobody does.
+            return handler
         behaviour = _behaviour(handler)
         value = _correlation(handler_call_details.invocation_metadata)
 

@@ -173,3 +173,16 @@ def test_a_jpeg_that_is_damaged_in_the_middle_is_refused_though_opencv_shows_it(
     assert cv2.imdecode(np.frombuffer(bad, np.uint8), cv2.IMREAD_COLOR) is not None
     with pytest.raises(BadFrameError, match="damaged"):
         decode(SourceFrame(Encoding.JPEG, bad))
+
+
+def test_a_header_that_libjpeg_reads_another_way_is_refused_before_memory_is_spent() -> None:
+    small = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
+    start = small.index(b"\xff\xc0")
+    large = small[start : start + 5] + (20_000).to_bytes(2, "big") * 2 + small[start + 9 : start + 19]
+    # A marker without a length, then a large header that only whoever gives it a length passes over.
+    for marker in (b"\xff\x01", b"\xff\xd0"):
+        hostile = small[:2] + marker + large + small[2:]
+        with pytest.raises(BadFrameError):
+            decode(SourceFrame(Encoding.JPEG, hostile))
+        with pytest.raises(BadFrameError):
+            size_of(SourceFrame(Encoding.JPEG, hostile))

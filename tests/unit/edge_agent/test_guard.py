@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.masking.guard import closed, in_force
+from edge_agent.masking.guard import LEAST_CONFIDENCE, closed, in_force
 from edge_agent.masking.outcomes import Outcome, Reason
 from edge_agent.masking.styles import GREY
 from maskfleet.errors import (
@@ -87,6 +87,7 @@ def test_no_stream_covers_less_than_its_release(release: MaskPolicy, wish: MaskP
     assert got.margin >= release.margin
     assert got.coast_frames >= release.coast_frames
     assert got.nms_iou >= release.nms_iou
+    assert got.track_iou >= release.track_iou
     assert (got.style, got.shape, got.strength, got.fail_closed) == (
         wish.style,
         wish.shape,
@@ -105,3 +106,8 @@ def test_a_stream_that_asks_for_more_gets_it_and_one_that_asks_for_nothing_gets_
 def test_a_change_out_of_range_is_refused() -> None:
     with pytest.raises(BadPolicyError):
         in_force(MaskPolicy(), {"margin": 3.0})
+
+
+def test_no_stream_makes_the_detector_fire_everywhere() -> None:
+    assert in_force(MaskPolicy(), {"min_confidence": 0.0}).min_confidence == LEAST_CONFIDENCE
+    assert in_force(MaskPolicy(min_confidence=0.02), {"min_confidence": 0.0}).min_confidence == 0.02

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -362,3 +363,26 @@ def test_for_a_single_picture_faults_are_errors_and_are_counted_as_well(
     with pytest.raises(kind):
         bench.masker.mask_or_raise(source, arrived=0.0)
     assert bench.records[0].outcome in (Outcome.FULL_MASK, Outcome.DROPPED)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["upright", "turned by its EXIF"])
+def test_a_frame_that_came_too_late_to_be_decoded_leaves_the_tracks_alone(turned: bool) -> None:
+    jpeg = cv2.imencode(".jpg", np.full((56, 64, 3), 120, np.uint8))[1].tobytes()
+    if turned:
+        entry = struct.pack(">HHIHH", 0x112, 3, 1, 6, 0)
+        exif = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", 1) + entry + bytes(4)
+        jpeg = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif + jpeg[2:]
+    engine, clock, serving = FaceInTheMiddle(), FakeClock(), Serving()
+    serving.swap(LoadedRelease("r-1", "sha256:1", engine, decoder_spec("ultraface"), SOLID))
+    masker = FrameMasker(serving, Wanted(deadline_s=0.1), clock=clock)
+    source = SourceFrame(Encoding.JPEG, jpeg)
+    first = masker.mask(source, arrived=clock.monotonic())
+    assert (first.outcome, len(first.regions)) == (Outcome.MASKED, 1)
+    arrived = clock.monotonic()
+    clock.advance(timedelta(seconds=1))
+    late = masker.mask(source, arrived=arrived)
+    assert (late.outcome, late.reason) == (Outcome.FULL_MASK, Reason.DEADLINE_MISSED)
+    assert (late.width, late.height) == (first.width, first.height)
+    engine.sees = False
+    carried = masker.mask(source, arrived=clock.monotonic())
+    assert (carried.outcome, len(carried.regions)) == (Outcome.COASTED, 1)

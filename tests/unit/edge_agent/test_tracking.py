@@ -141,8 +141,8 @@ def test_frames_that_were_not_seen_count() -> None:
 def test_frames_that_failed_age_a_track_without_ending_it_too_soon() -> None:
     tracker = Tracker()
     step(tracker, face(100))
-    tracker.skip(1, POLICY, width=WIDTH, height=HEIGHT)
-    tracker.skip(1, POLICY, width=WIDTH, height=HEIGHT)
+    tracker.skip(1, POLICY)
+    tracker.skip(1, POLICY)
     (region,) = step(tracker)
     assert region.coasted
     assert step(tracker) == []

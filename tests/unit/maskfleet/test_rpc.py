@@ -168,3 +168,21 @@ async def test_health_of_an_asyncio_server_answers_and_can_be_watched() -> None:
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         watched.cancel()
     await server.stop(None)
+
+
+def test_watchers_of_health_hold_no_worker() -> None:
+    server = make_server(workers=2, max_message_bytes=1 << 20)
+    masking_service_pb2_grpc.add_MaskingServiceServicer_to_server(Refusing(), server)
+    health = add_standard_services(server, [SERVICE])
+    where = bind(server, "127.0.0.1:0")
+    server.start()
+    health.set(serving=True)
+    with connect(where) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watches = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=60) for _ in range(4)]
+        for watch in watches:
+            assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        assert stub.Check(health_pb2.HealthCheckRequest(), timeout=20).status == health_pb2.HealthCheckResponse.SERVING
+        for watch in watches:
+            watch.cancel()
+    server.stop(None).wait()
