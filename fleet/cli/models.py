@@ -22,6 +22,7 @@ from fleet.cli.output import (
     show_one,
     size,
 )
+from fleet.cli.waiting import waiting
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,7 +59,11 @@ def add(
             artifact_digest=_upload(there, file),
             description=description,
         )
-        response = there.call(there.models.CreateModel, request, timeout=SLOW_CALL_TIMEOUT_S)
+        with waiting(
+            f"checking {file.name} against the decoder {decoder} and registering it …",
+            "the model registry needs some seconds after the control plane's start",
+        ):
+            response = there.call(there.models.CreateModel, request, timeout=SLOW_CALL_TIMEOUT_S)
     model = plain(response.model)
     say(f"added {name}/{model['version']}")
     show_one(output, model, _draw)

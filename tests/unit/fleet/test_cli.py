@@ -6,15 +6,18 @@ import json
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from fleet.cli.completion import complete_device, complete_release, complete_rollout
 from fleet.cli.context import Context, context_path, read_context, write_context
 from fleet.cli.exits import EXIT_CODES, exit_code
 from fleet.cli.main import main
 from fleet.cli.plain import plain
 from fleet.cli.policy import parse_size
+from fleet.cli.waiting import waiting
 from fleet.durations import parse_duration
 from maskfleet.codec import policy_message
 from maskfleet.errors import FleetError, InvalidInputError, catalogue
@@ -122,6 +125,22 @@ def test_messages_become_plain_values() -> None:
     device = plain(devices_pb2.Device(labels={"site": "berlin"}))
     assert device["labels"] == {"site": "berlin"}
     assert device["last_seen"] is None
+
+
+def test_a_long_wait_says_why_and_a_short_one_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    told = threading.Event()
+    monkeypatch.setattr("fleet.cli.waiting.say", lambda text: (said.append(text), told.set()))
+    with waiting("registering …", "the registry starts", after=3600):
+        pass
+    assert said == []
+    with waiting("registering …", "the registry starts", after=0):
+        assert told.wait(20)
+    assert said == ["registering … (the registry starts)"]
+
+
+def test_completion_is_silent_where_there_is_no_plane() -> None:
+    assert complete_device("a") == complete_rollout("") == complete_release("r") == []
 
 
 def test_sizes_and_times() -> None:

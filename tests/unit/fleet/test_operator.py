@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
+from fleet.cli.completion import complete_device, complete_rollout
 from fleet.cli.main import main
 from fleet.cli.rollout_watch import states
 from fleet.plane import Plane
@@ -290,6 +291,13 @@ def test_devices_say_what_serves_what_comes_and_how_they_are(
         said = capsys.readouterr().out
         for word in ("r-3", "r-4 DOWNLOADING 40 %", "1 h 01 m ago", "1,200 frames, 0 failed, p95 48 ms"):
             assert word in said
+
+
+def test_the_shell_completes_names_of_the_plane(plane: PlaneOfATest) -> None:
+    plane.devices = [devices_pb2.Device(id="d-1", name="agent-1", online=True), devices_pb2.Device(id="d-2")]
+    assert complete_rollout("ro") == [("ro-3", "r-4 SOAKING")]
+    assert complete_rollout("x") == []
+    assert complete_device("") == [("agent-1", "online"), ("d-2", "offline")]
 
 
 def test_events_are_told_oldest_first_and_followed_from_the_last(
