@@ -23,7 +23,7 @@ from control_plane.changes import Change, Changes
 from control_plane.config import Config
 from control_plane.controller import Controller
 from control_plane.domain.device import Device
-from control_plane.domain.release import Build, Release
+from control_plane.domain.release import Build, Release, ReleaseState
 from control_plane.domain.rollout import Rollout
 from control_plane.driving import DrivenElsewhere, Seat
 from control_plane.enrolment import Enrolment
@@ -131,6 +131,7 @@ class Plane:
         )
         try:
             plane = cls(config, folder, store, clock, metrics)
+            await plane._check_key()
             await plane._queue.resume()
             await plane._seat.tick()
             server, health = await plane._serving()
@@ -155,6 +156,12 @@ class Plane:
                 await plane._seat.leave()
         finally:
             await store.close()
+
+    async def _check_key(self) -> None:
+        async with self._store.reading() as look:
+            ready = await look.select(Release, {"state": ReleaseState.READY.value}, descending=True, limit=1)
+        for release in ready:
+            self.signer.check_signed(release.manifest)
 
     async def _serving(self) -> tuple[grpc.aio.Server, AioHealth]:
         from control_plane.otlp import OtlpServicer, add_otlp  # brings opentelemetry

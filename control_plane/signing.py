@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from control_plane.domain.device import Assignment
 from maskfleet import manifest as wire
+from maskfleet.errors import PreconditionError
 from maskfleet.ids import fingerprint
 from maskfleet.manifest import ASSIGNMENT_TYPE, MANIFEST_TYPE, Envelope, Manifest, public_bytes
 
@@ -27,6 +28,18 @@ class Signer:
     def fingerprint(self) -> str:
         """What join tokens name."""
         return fingerprint(self.public_key)
+
+    def check_signed(self, envelope: bytes) -> None:
+        """Whether this key made an envelope that the store holds.
+
+        Raises:
+            PreconditionError: another one did. Devices would refuse everything that this plane says.
+        """
+        if self.fingerprint not in Envelope.from_bytes(envelope).signatures:
+            raise PreconditionError(
+                "the releases in the store are signed by another key than plane.key in the data directory",
+                remedy="copy plane.key and the token files from the plane that this database belongs to",
+            )
 
     def manifest(self, manifest: Manifest) -> tuple[bytes, str]:
         """A manifest's envelope, and the digest of its payload."""

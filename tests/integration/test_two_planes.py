@@ -317,6 +317,14 @@ async def test_on_sqlite_one_of_two_drives_and_sees_what_the_other_wrote(tmp_pat
     await second.close()
 
 
+async def test_a_plane_with_another_key_than_the_releases_does_not_start(pair: Pair, tmp_path: Path) -> None:
+    await pair.made_release(pair.one)
+    stranger = PlaneProcess(tmp_path, "stranger", pair.url)
+    with pytest.raises(AssertionError, match=r"signed by another key than plane\.key"):
+        await stranger.start()
+    await stranger.kill()
+
+
 def test_what_only_the_driver_does_is_every_method_that_moves_a_rollout() -> None:
     service = rollouts_service_pb2.DESCRIPTOR.services_by_name["RolloutsService"]
     moving = {m.name for m in service.methods if not m.name.startswith(("List", "Get", "Watch", "Explain"))}
