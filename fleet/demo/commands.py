@@ -16,10 +16,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from maskfleet.errors import InternalError
+from maskfleet.errors import CanceledError, InternalError
 
 PROGRAM = (sys.executable, "-m", "fleet.cli")
 TIMEOUT_S = 150.0
@@ -33,13 +33,15 @@ class Ran:
         command: as a person types it.
         seconds: how long it took.
         said: what it said while it ran.
-        result: what it printed, where that is JSON; None otherwise.
+        result: what it printed, where that is JSON, or the last of its JSON lines; None otherwise.
+        code: its exit code.
     """
 
     command: str
     seconds: float
     said: tuple[str, ...]
     result: Any
+    code: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the result."""
@@ -47,7 +49,7 @@ class Ran:
 
 
 class Commands:
-    """Runs commands one after the other.
+    """Runs commands.
 
     Args:
         environment: added to this process's own.
@@ -68,24 +70,43 @@ class Commands:
         self._before = before
         self._line = line
         self._after = after
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._stopped = False
 
-    def run(self, *arguments: str) -> Ran:
+    def stop(self) -> None:
+        """Ends what runs, from another thread; nothing is started any more."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
+
+    def run(self, *arguments: str, codes: Collection[int] = (0,)) -> Ran:
         """Runs ``fleet`` with these arguments and waits for it. It is stopped where this is interrupted.
 
+        Args:
+            arguments: after ``fleet``.
+            codes: exit codes that are expected.
+
         Raises:
-            InternalError: it ended with another code than 0, or took too long.
+            InternalError: it ended with another code, or took too long.
+            CanceledError: it was stopped.
         """
         command = shown(arguments)
         self._before(command)
         started = time.monotonic()
-        process = subprocess.Popen(
-            [*PROGRAM, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=self._environment,
-        )
+        with self._lock:
+            if self._stopped:
+                raise CanceledError(f"`{command}` was not started any more")
+            process = subprocess.Popen(
+                [*PROGRAM, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=self._environment,
+            )
+            self._running.add(process)
         said: list[str] = []
         listener = threading.Thread(target=self._listen, args=(process, said), daemon=True)
         listener.start()
@@ -98,14 +119,18 @@ class Commands:
             listener.join()
         finally:
             late.cancel()
+            with self._lock:
+                self._running.discard(process)
             if process.poll() is None:
                 process.terminate()
                 process.wait()
             for pipe in (process.stdout, process.stderr):
                 if pipe is not None:
                     pipe.close()
-        ran = Ran(command, time.monotonic() - started, tuple(said), _parsed(output))
-        if code != 0:
+        ran = Ran(command, time.monotonic() - started, tuple(said), _parsed(output), code)
+        if self._stopped:
+            raise CanceledError(f"`{command}` was stopped")
+        if code not in codes:
             why = next((text.removeprefix("error: ") for text in reversed(said) if text.startswith("error: ")), "")
             raise InternalError(f"`{command}` ended with code {code}" + (f" ({why})" if why else ""))
         self._after(ran)
@@ -126,7 +151,9 @@ def shown(arguments: Sequence[str]) -> str:
 
 
 def _parsed(output: str) -> Any:
-    try:
-        return json.loads(output)
-    except ValueError:
-        return None
+    for text in (output, output.strip().rsplit("\n", 1)[-1]):
+        try:
+            return json.loads(text)
+        except ValueError:
+            continue
+    return None

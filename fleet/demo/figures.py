@@ -9,6 +9,7 @@ Example::
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import platform
 from collections import Counter
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from fleet.demo.canary_gates import canary_gates
 from fleet.demo.scene import HEIGHT, WIDTH
 from fleet.demo.streams import Stream, source_index
 from fleet.demo.verdict import judge
@@ -112,24 +114,29 @@ def order_figures(order: Order) -> dict[str, Any]:
     return {"sent": order.sent, "lost": list(order.lost), "out_of_order": list(order.reordered)}
 
 
-def swap_figures(stream: Stream, first: str, second: str, *, pace: float) -> dict[str, Any]:
-    """When a stream went from one release to the other.
+def swap_figures(stream: Stream, releases: Mapping[str, str], *, pace: float) -> dict[str, Any]:
+    """When a stream went from one release to another.
 
     Args:
         stream: of one agent.
-        first: digest of the release that should mask its beginning.
-        second: digest of the release that should mask its end.
+        releases: their ids by digest.
         pace: of the stream, in frames/s.
     """
-    digests = [result.release_digest for result in stream.results]
-    changes = [i for i in range(1, len(digests)) if digests[i] != digests[i - 1]]
+    ids = [releases.get(result.release_digest, result.release_digest[7:15]) for result in stream.results]
     times = [result.sequence / pace + late for result, late in zip(stream.results, stream.lateness_s)]
-    at = changes[0] if changes else None
+    changes = [
+        {
+            "frame": stream.results[i].sequence,
+            "release": ids[i],
+            "pause_ms": round(1000 * (times[i] - times[i - 1]), 1),
+        }
+        for i in range(1, len(ids))
+        if ids[i] != ids[i - 1]
+    ]
     return {
-        "frames_by_release": dict(Counter(digests)),
-        "first_frame_of_second": stream.results[at].sequence if at is not None else None,
-        "pause_ms": round(1000 * (times[at] - times[at - 1]), 1) if at is not None else None,
-        "once": len(changes) == 1 and digests[0] == first and digests[-1] == second,
+        "frames_by_release": dict(Counter(ids)),
+        "path": [name for name, _run in itertools.groupby(ids)],
+        "changes": changes,
     }
 
 
@@ -182,6 +189,7 @@ def everything(
     pace: int,
     releases: Sequence[Mapping[str, Any]],
     rollouts: Sequence[Mapping[str, Any]],
+    chapters: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Everything that was measured: what ``report.json`` holds, but for the steps and the time they took.
 
@@ -190,17 +198,24 @@ def everything(
         scores: of their results.
         truth: the faces of each frame of the clip.
         pace: of the clip, in frames/s.
-        releases: the two of them, each with its ``digest``.
+        releases: each with its ``digest``; the first two take turns on every device.
         rollouts: over time.
+        chapters: which release and rollout played which part among those that were judged.
     """
     found = orders(streams)
-    digests = [str(release["digest"]) for release in releases]
-    swaps = {name: swap_figures(stream, *digests, pace=pace) for name, stream in streams.items()}
+    chapters = chapters or {}
+    ids = {str(release["digest"]): str(release["id"]) for release in releases}
+    swaps = {name: swap_figures(stream, ids, pace=pace) for name, stream in streams.items()}
+    paths = {name: swap["path"] for name, swap in swaps.items()}
     total = total_score(scores)
-    gates = judge(total, found, {name: swap["once"] for name, swap in swaps.items()})
+    turns = [str(release["id"]) for release in releases[:2]]
+    # What was left for a newer release is not to come back.
+    swapped = {name: path[:2] == turns and not set(path[2:]) & set(turns) for name, path in paths.items()}
+    gates = judge(total, found, swapped)
+    gates += canary_gates(chapters, rollouts, paths)
     longest = max(len(stream.results) for stream in streams.values())
     return {
-        "schema": 1,
+        "schema": 2,
         "verdict": {"held": all(gate.held for gate in gates), "gates": [gate.to_json() for gate in gates]},
         "clip": clip_figures(truth, WIDTH, HEIGHT, pace),
         "score": {
@@ -215,6 +230,7 @@ def everything(
         "exposures": exposures(scores, len(truth)),
         "releases": list(releases),
         "rollouts": list(rollouts),
+        "chapters": {part: dict(played) for part, played in chapters.items()},
         "machine": {
             "maskfleet": version("maskfleet"),
             "python": platform.python_version(),

@@ -31,7 +31,10 @@ STATE_COLOURS = {
     "REVERTING": "#d98248",
     "REVERTED": "#c4513f",
     "FAILED": "#c4513f",
+    "EXPIRED": "#9aa3ac",
 }
+COHORT_COLOURS = {"CANARY": "#e0a526", "CONTROL": "#5b8fc9"}
+VERDICT_COLOURS = {"PASS": "#2f9e77", "FAIL": "#c4513f", "INCONCLUSIVE": "#9aa3ac", "ERROR": "#7a4f9e"}
 _CUTS = {"p50": "#3f78b5", "p95": "#86b0d8", "p99": "#b9d0e6"}
 _OTHER = "#9aa3ac"
 _SERIES = ("#5b8fc9", "#e0a526", "#2f9e77", "#d0679d")
@@ -64,7 +67,7 @@ def latency(stages: Mapping[str, Mapping[str, float]]) -> str:
 def outcomes(
     streams: Mapping[str, Sequence[str]],
     faces: Sequence[int],
-    swaps: Mapping[str, int | None],
+    swaps: Mapping[str, Sequence[int]],
     exposed: Mapping[str, Sequence[int]],
 ) -> str:
     """The outcome of every frame, with the number of true faces above.
@@ -72,7 +75,7 @@ def outcomes(
     Args:
         streams: outcome of each frame, by agent.
         faces: how many faces count in each frame.
-        swaps: the first frame that the second release masked, by agent.
+        swaps: frames that another release masked than the frame before, by agent.
         exposed: frames with an exposed face, by agent.
     """
     names, words = list(streams), list(OUTCOME_COLOURS)
@@ -90,7 +93,7 @@ def outcomes(
             first += length
     axes.margins(x=0)
     for row, name in enumerate(names):
-        if (swap := swaps.get(name)) is not None:
+        for swap in swaps.get(name, ()):
             axes.plot([swap, swap], [row + 0.02, row + 0.98], color=_TEXT, linewidth=1.6)
         for frame in exposed.get(name, ()):
             axes.plot(frame + 0.5, row + 0.5, marker="v", color="#c4513f", markersize=6)
@@ -127,18 +130,61 @@ def rollout(devices: Mapping[str, Sequence[tuple[float, float, str]]]) -> str:
     return _svg(figure)
 
 
-def lateness(streams: Mapping[str, Sequence[float]], swaps: Mapping[str, int | None]) -> str:
+def cohorts(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    verdicts: Sequence[tuple[float, str]],
+    states: Sequence[tuple[float, str]],
+    *,
+    limit: float | None,
+) -> str:
+    """The 95th percentile of the latency in each cohort while a rollout ran, with what the judge said.
+
+    Args:
+        series: by cohort, (seconds since the rollout began, milliseconds).
+        verdicts: (seconds, verdict).
+        states: (seconds, state that the rollout came to).
+        limit: how many times the control's p95 the canaries' may be; None where nothing is compared.
+    """
+    figure, axes = _figure(2.9)
+    for cohort, points in series.items():
+        colour = COHORT_COLOURS.get(cohort, _OTHER)
+        axes.plot([at for at, _ in points], [value for _, value in points], marker="o", markersize=3.5, linewidth=1.6,
+                  color=colour, label=cohort.lower())  # fmt: skip
+        if cohort == "CONTROL" and limit is not None:
+            axes.plot([at for at, _ in points], [value * limit for _, value in points], linewidth=1, linestyle="--",
+                      color=colour, label=f"limit: {limit:g} × control")  # fmt: skip
+    axes.set_ylim(bottom=0)
+    top = axes.get_ylim()[1] * 1.16
+    axes.set_ylim(top=top)
+    for at, state in states:
+        axes.axvline(at, color=_GRID, linewidth=1)
+        word = state.lower().replace("_", " ")
+        axes.annotate(word, (at, 0.01 * top), (2, 2), textcoords="offset points", fontsize=7.5, color=_TEXT,
+                      rotation=90, va="bottom", alpha=0.75)  # fmt: skip
+    for at, verdict in verdicts:
+        axes.plot(at, top * 0.95, marker="D", markersize=6, color=VERDICT_COLOURS.get(verdict, _OTHER), clip_on=False)
+    axes.set_xlabel("seconds since the rollout was created; diamonds are decisions")
+    axes.set_ylabel("p95, milliseconds", fontsize=9)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    if series:
+        axes.legend(loc="center left", frameon=False, fontsize=9, labelcolor=_TEXT)
+    said = {verdict for _, verdict in verdicts}
+    _legend(figure, {word: colour for word, colour in VERDICT_COLOURS.items() if word in said})
+    return _svg(figure)
+
+
+def lateness(streams: Mapping[str, Sequence[float]], swaps: Mapping[str, Sequence[int]]) -> str:
     """How long after its capture each frame's result came.
 
     Args:
         streams: milliseconds of each frame, by agent.
-        swaps: the first frame that the second release masked, by agent.
+        swaps: frames that another release masked than the frame before, by agent.
     """
     figure, axes = _figure(2.5)
     for number, (name, values) in enumerate(streams.items()):
         colour = _SERIES[number % len(_SERIES)]
         axes.plot(values, linewidth=1, color=colour, label=name)
-        if (swap := swaps.get(name)) is not None:
+        for swap in swaps.get(name, ()):
             axes.axvline(swap, color=colour, linewidth=1, linestyle=":")
     axes.set_xlabel("frame of the stream; dotted lines mark the change of release")
     axes.set_ylabel("milliseconds", fontsize=9)

@@ -8,12 +8,13 @@ Example::
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 from fleet.demo import plots
+from fleet.demo.report_rollouts import rollout_section
+from fleet.demo.report_words import section, table, text
 
 Figures = Mapping[str, Any]
 
@@ -31,28 +32,26 @@ def render(figures: Figures, *, contact_sheet: bytes, exposed: Sequence[tuple[by
         _head(figures),
         _verdict(figures),
         _tiles(figures),
-        _section("What must hold", "Limits as the project set them; lateness is reported below and not judged.",
+        section("What must hold", "Limits as the project set them; lateness is reported below and not judged.",
                  _gates(figures["verdict"]["gates"])),
-        _section("Before and after", "Frames as the agents got them, and as they gave them back.",
+        section("Before and after", "Frames as the agents got them, and as they gave them back.",
                  _picture(contact_sheet, "Source left, masked right. All of it is in masked.mp4 beside this page.")),
-        *([_section("Exposed faces", "Every one, source beside masked, up to twelve.",
-                    "".join(_picture(data, text) for data, text in exposed))] if exposed else []),
-        _section("Outcome per frame", _outcome_note(figures),
+        *([section("Exposed faces", "Every one, source beside masked, up to twelve.",
+                    "".join(_picture(data, words) for data, words in exposed))] if exposed else []),
+        section("Outcome per frame", _outcome_note(figures),
                  plots.outcomes(figures["outcome_per_frame"], figures["faces_per_frame"],
-                                {name: swap["first_frame_of_second"] for name, swap in figures["swap"].items()},
-                                _exposed_frames(figures))),
-        _section("Latency per stage", "Median, 95th and 99th percentile over all frames of all agents, in the agent.",
+                                _swaps(figures), _exposed_frames(figures))),
+        section("Latency per stage", "Median, 95th and 99th percentile over all frames of all agents, in the agent.",
                  plots.latency(figures["latency_ms"])),
-        _section("Lateness", "From a frame's capture to its result in the client: three agents and everything else on "
+        section("Lateness", "From a frame's capture to its result in the client: three agents and everything else on "
                              f"{figures['machine']['cpus']} CPU cores.",
-                 plots.lateness(figures["lateness_per_frame_ms"],
-                                {name: swap["first_frame_of_second"] for name, swap in figures["swap"].items()})
+                 plots.lateness(figures["lateness_per_frame_ms"], _swaps(figures))
                  + _lateness(figures["lateness_ms"])),
-        *(_rollout(rollout) for rollout in figures["rollouts"]),
-        _section("Releases", "One engine a target; each manifest is signed by the control plane.",
+        *(section(*rollout_section(rollout, figures)) for rollout in figures["rollouts"]),
+        section("Releases", "One engine a target; each manifest is signed by the control plane.",
                  _releases(figures["releases"])),
-        _section("Agents", "The same clip through each of them.", _agents(figures)),
-        _section("Commands", "What was run, as a person would type it.", _steps(figures["steps"])),
+        section("Agents", "The same clip through each of them.", _agents(figures)),
+        section("Commands", "What was run, as a person would type it.", _steps(figures["steps"])),
         _foot(figures),
     ]  # fmt: skip
     return (
@@ -64,27 +63,6 @@ def render(figures: Figures, *, contact_sheet: bytes, exposed: Sequence[tuple[by
     )
 
 
-def _text(value: object) -> str:
-    return html.escape(str(value))
-
-
-def _section(title: str, note: str, body: str) -> str:
-    return f'<section><h2>{_text(title)}</h2><p>{_text(note)}</p><div class="card">{body}</div></section>'
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[int] = ()) -> str:
-    """Cells that start with ``<`` are HTML already."""
-
-    def cell(tag: str, place: int, value: object) -> str:
-        text = str(value)
-        css = ' class="number"' if place in numbers else ""
-        return f"<{tag}{css}>{text if text.startswith('<') else _text(text)}</{tag}>"
-
-    head = "".join(cell("th", place, name) for place, name in enumerate(columns))
-    body = "".join("<tr>" + "".join(cell("td", i, v) for i, v in enumerate(row)) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
 def _head(figures: Figures) -> str:
     clip = figures["clip"]
     least, most = clip["face_height_px"]
@@ -92,20 +70,35 @@ def _head(figures: Figures) -> str:
         "<header><h1>A model becomes an engine, reaches three agents and masks a live stream</h1>"
         f"<p>{clip['frames']} frames of {clip['width']}×{clip['height']} at {clip['frames_per_second']:g} frames/s "
         f"with {clip['faces']} faces of {least:.0f} to {most:.0f} px, whose places are "
-        "known from the clip's geometry, through every agent at once; a second release takes over in mid-stream."
-        "</p></header>"
+        "known from the clip's geometry, through every agent at once, forth and back, while a second release takes over"
+        f"{_chapters(figures)}.</p></header>"
     )
+
+
+def _chapters(figures: Figures) -> str:
+    chapters = figures.get("chapters") or {}
+    if not chapters:
+        return ""
+    third = "in eight bits" if chapters["third"]["precision"] == "int8" else "in fp32, as the gate refused eight bits"
+    return (
+        f", a third one ({third}) proves itself on one device before it goes to all, a damaged model is refused and "
+        "one that is too slow is rolled back by itself"
+    )
+
+
+def _swaps(figures: Figures) -> dict[str, list[int]]:
+    return {name: [change["frame"] for change in swap["changes"]] for name, swap in figures["swap"].items()}
 
 
 def _verdict(figures: Figures) -> str:
     gates = figures["verdict"]["gates"]
     failed = [gate for gate in gates if not gate["held"]]
     if not failed:
-        words = {6: "six", 7: "seven", 8: "eight"}
+        words = {6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
         count = words.get(len(gates), str(len(gates)))
         return f'<div class="verdict good"><strong>✓ Everything held</strong>All {count} limits were kept.</div>'
     names = "; ".join(f"{gate['name']}: {gate['figure']}, {gate['limit']}" for gate in failed)
-    return f'<div class="verdict bad"><strong>✗ {len(failed)} of {len(gates)} did not hold</strong>{_text(names)}</div>'
+    return f'<div class="verdict bad"><strong>✗ {len(failed)} of {len(gates)} did not hold</strong>{text(names)}</div>'
 
 
 def _tiles(figures: Figures) -> str:
@@ -131,7 +124,7 @@ def _mark(held: bool) -> str:
 
 
 def _gates(gates: Sequence[Figures]) -> str:
-    return _table(
+    return table(
         ("", "What", "Measured", "Limit"),
         [(_mark(gate["held"]), gate["name"], gate["figure"], gate["limit"]) for gate in gates],
     )
@@ -139,7 +132,7 @@ def _gates(gates: Sequence[Figures]) -> str:
 
 def _picture(data: bytes, caption: str) -> str:
     source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
-    return f'<figure><img src="{source}" alt="{_text(caption)}"><figcaption>{_text(caption)}</figcaption></figure>'
+    return f'<figure><img src="{source}" alt="{text(caption)}"><figcaption>{text(caption)}</figcaption></figure>'
 
 
 def _outcome_note(figures: Figures) -> str:
@@ -157,17 +150,7 @@ def _exposed_frames(figures: Figures) -> dict[str, list[int]]:
 def _lateness(lateness: Mapping[str, Mapping[str, float]]) -> str:
     cuts = ("p50", "p95", "p99", "max")
     rows = [(name, *(f"{spread[cut]:.0f} ms" for cut in cuts)) for name, spread in lateness.items()]
-    return _table(("Agent", "Median", "95 %", "99 %", "Largest"), rows, numbers=(1, 2, 3, 4))
-
-
-def _rollout(rollout: Figures) -> str:
-    spans = {
-        device["name"]: [(span["from_s"], span["to_s"], span["state"]) for span in device["spans"]]
-        for device in rollout["devices"]
-    }
-    note = f"{rollout['state']} after {rollout['seconds']:.1f} s on {len(spans)} devices."
-    title = f"Rollout {rollout['id']} of release {rollout['release_id']}, over time"
-    return _section(title, note, plots.rollout(spans))
+    return table(("Agent", "Median", "95 %", "99 %", "Largest"), rows, numbers=(1, 2, 3, 4))
 
 
 def _releases(releases: Sequence[Figures]) -> str:
@@ -176,14 +159,15 @@ def _releases(releases: Sequence[Figures]) -> str:
             release["id"],
             f"{release['model']}, {release['policy'].get('style', '')}",
             build["target"],
+            build.get("precision", ""),
             f"{build['engine_size_bytes'] / 1e6:.1f} MB",
             "cached" if build["cached"] else "built",
-            f'<code class="digest">{_text(build["engine_digest"][:23])}…</code>',
+            f'<code class="digest">{text(build["engine_digest"][:23])}…</code>',
         )
         for release in releases
         for build in release["builds"]
     ]
-    return _table(("Release", "Model and style", "Target", "Engine", "", "Digest"), rows, numbers=(3,))
+    return table(("Release", "Model and style", "Target", "Format", "Engine", "", "Digest"), rows, numbers=(4,))
 
 
 def _agents(figures: Figures) -> str:
@@ -199,21 +183,22 @@ def _agents(figures: Figures) -> str:
                 f"{score['exposed']} of {score['face_frames']}",
                 f"{score['settled_share']:.1%}",
                 f"{score['background_share']:.2%}",
-                swap["first_frame_of_second"] if swap["first_frame_of_second"] is not None else "never",
-                f"{swap['pause_ms']:.0f} ms" if swap["pause_ms"] is not None else "",
+                " → ".join(swap["path"]),
+                ", ".join(str(change["frame"]) for change in swap["changes"]) or "never",
+                f"{max(c['pause_ms'] for c in swap['changes']):.0f} ms" if swap["changes"] else "",
             )
         )
     columns = ("Agent", "Frames", "Lost", "Out of order", "Exposed", "Masked or coasted", "Background",
-               "New release at", "Step there")  # fmt: skip
-    return _table(columns, rows, numbers=range(1, len(columns)))
+               "Releases", "Changes at frame", "Longest step")  # fmt: skip
+    return table(columns, rows, numbers=range(1, len(columns)))
 
 
 def _steps(steps: Sequence[Figures]) -> str:
     rows = []
     for number, step in enumerate(steps, 1):
-        command = f'<div class="command">$ {_text(step["command"])}</div>' if step["command"] else ""
+        command = f'<div class="command">$ {text(step["command"])}</div>' if step["command"] else ""
         rows.append(
-            f'<div class="step"><i>{number}</i><span>{_text(step["title"])}</span>'
+            f'<div class="step"><i>{number}</i><span>{text(step["title"])}</span>'
             f"<time>{step['seconds']:.1f} s</time>{command}</div>"
         )
     return "".join(rows)
@@ -222,7 +207,7 @@ def _steps(steps: Sequence[Figures]) -> str:
 def _foot(figures: Figures) -> str:
     machine = figures["machine"]
     return (
-        f"<footer>maskfleet {_text(machine['maskfleet'])}, Python {_text(machine['python'])}, "
-        f"{_text(machine['system'])}, {machine['cpus']} CPU cores. All figures of this page are in report.json. "
+        f"<footer>maskfleet {text(machine['maskfleet'])}, Python {text(machine['python'])}, "
+        f"{text(machine['system'])}, {machine['cpus']} CPU cores. All figures of this page are in report.json. "
         "Photographs: scikit-image (NASA, SpaceX, R. Michetti, S. van der Walt), public domain and CC0.</footer>"
     )

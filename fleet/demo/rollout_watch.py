@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any
@@ -22,7 +22,6 @@ from maskfleet.errors import FleetError
 from maskfleet.v1 import rollouts_service_pb2
 
 _POLL_S = 0.05
-_ENDED = ("SUCCEEDED", "FAILED", "ABORTED")
 
 
 class RolloutWatch:
@@ -73,7 +72,7 @@ class RolloutWatch:
         return next((rollout.id for rollout in response.rollouts if rollout.id not in self._known), None)
 
 
-def timeline(seen: list[tuple[float, Mapping[str, Any]]]) -> dict[str, Any]:
+def timeline(seen: Sequence[tuple[float, Mapping[str, Any]]]) -> dict[str, Any]:
     """A rollout over time.
 
     Args:
@@ -82,10 +81,14 @@ def timeline(seen: list[tuple[float, Mapping[str, Any]]]) -> dict[str, Any]:
     if not seen:
         return {}
     last = seen[-1][1]
-    created = datetime.fromisoformat(str(last["create_time"])).timestamp()
+    created = _seconds(last["create_time"])
     spans: dict[str, list[dict[str, Any]]] = {}
+    moves: list[dict[str, Any]] = []
     for moment, rollout in seen:
         at = round(max(0.0, moment - created), 3)
+        move = {"state": rollout["state"], "wave": rollout.get("wave", 0)}
+        if not moves or {key: moves[-1][key] for key in move} != move:
+            moves.append({"at_s": at, **move})
         for device in rollout["devices"]:
             mine = spans.setdefault(device["device_name"], [])
             state = state_word(device["state"], device["detail"])
@@ -94,16 +97,93 @@ def timeline(seen: list[tuple[float, Mapping[str, Any]]]) -> dict[str, Any]:
             mine[-1]["to_s"] = at
             if mine[-1]["state"] != state:
                 mine.append({"from_s": at, "to_s": at, "state": state})
+    devices = {device["device_name"]: device for device in last["devices"]}
     return {
         "id": last["id"],
         "release_id": last["release_id"],
         "state": last["state"],
+        "reason": last.get("reason", ""),
         "seconds": round(max(0.0, seen[-1][0] - created), 3),
-        "devices": [{"name": name, "spans": mine} for name, mine in sorted(spans.items())],
+        "waves": last.get("waves", 0),
+        "strategy": last.get("strategy"),
+        "moves": moves,
+        "series": series([rollout for _moment, rollout in seen], created),
+        "devices": [
+            {
+                "name": name,
+                "id": devices[name].get("device_id", "") if name in devices else "",
+                "wave": devices[name].get("wave", 0) if name in devices else 0,
+                "cohort": first_cohort(name, seen),
+                "state": devices[name]["state"] if name in devices else mine[-1]["state"],
+                "detail": devices[name]["detail"] if name in devices else "",
+                "spans": mine,
+            }
+            for name, mine in sorted(spans.items())
+        ],
     }
+
+
+def series(rollouts: Sequence[Mapping[str, Any]], created: float) -> dict[str, list[dict[str, Any]]]:
+    """What the cohorts looked like: their points as they were last said, oldest first, by cohort.
+
+    Args:
+        rollouts: the same one over time; each may hold only its newest points.
+        created: seconds since the epoch from which is counted.
+    """
+    points: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for rollout in rollouts:
+        for cohort in rollout.get("series") or ():
+            points.setdefault(str(cohort["cohort"]), {}).update({str(p["time"]): p for p in cohort["points"]})
+    return {
+        cohort: [
+            {
+                "at_s": round(_seconds(moment) - created, 3),
+                "frames": point["frames"],
+                "failed": point["failed"],
+                "p95_ms": point.get("p95_ms"),
+            }
+            for moment, point in sorted(mine.items(), key=lambda item: _seconds(item[0]))
+        ]
+        for cohort, mine in points.items()
+    }
+
+
+def first_cohort(name: str, seen: Sequence[tuple[float, Mapping[str, Any]]]) -> str:
+    """The first cohort that a device was said to be in; empty where none was."""
+    for _moment, rollout in seen:
+        for device in rollout["devices"]:
+            if device["device_name"] == name and (cohort := str(device.get("cohort") or "")) not in ("", "UNSPECIFIED"):
+                return cohort
+    return ""
+
+
+def decision_figures(decisions: Sequence[Mapping[str, Any]], created: float) -> list[dict[str, Any]]:
+    """Decision records, oldest first, without what went into them.
+
+    Args:
+        decisions: as `fleet rollouts decisions` prints them, in any order.
+        created: seconds since the epoch from which is counted.
+    """
+    rows = [
+        {
+            "id": decision["id"],
+            "at_s": round(_seconds(decision["time"]) - created, 3),
+            "wave": decision["wave"],
+            "verdict": decision["verdict"],
+            "action": decision["action"],
+            "reasons": list(decision["reasons"]),
+            "statistical": decision["statistical"],
+        }
+        for decision in decisions
+    ]
+    return sorted(rows, key=lambda row: row["at_s"])
 
 
 def state_word(state: str, detail: str) -> str:
     """What a device does, in a word: ``DOWNLOADING`` of ``UPDATING`` and ``DOWNLOADING 40 %``."""
     word = detail.split(maxsplit=1)[0] if detail else ""
     return word if state == "UPDATING" and word.isupper() else state
+
+
+def _seconds(time_text: object) -> float:
+    return datetime.fromisoformat(str(time_text)).timestamp()

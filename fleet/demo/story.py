@@ -5,7 +5,9 @@
 3. A release is compiled for the CPU and for desktop GPUs, signed, and rolled out to all agents.
 4. A clip whose faces are known is streamed through all agents at once.
 5. In the middle of it a second release takes the first one's place.
-6. Everything that came back is scored; video, contact sheet and report are written.
+6. A third one goes to one device first and is promoted; one is refused by that device, one is rolled back by itself
+   (:mod:`fleet.demo.canaries`).
+7. Everything that came back is scored; video, contact sheet and report are written.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from typing import Any
 
 import cv2
 
-from fleet.demo import figures, outputs
-from fleet.demo.commands import PROGRAM, Commands, Ran, shown
+from fleet.demo import canaries, figures, outputs
+from fleet.demo.commands import PROGRAM, Commands, shown
 from fleet.demo.gallery import gallery
-from fleet.demo.rollout_watch import RolloutWatch
+from fleet.demo.operator import Operator
 from fleet.demo.scene import FRAMES_PER_SECOND
 from fleet.demo.screen import Screen
 from fleet.demo.streams import Stream, Streams
@@ -38,7 +40,7 @@ AGENTS = 3
 TARGETS = ("ort-cpu", "rtx-ampere-plus", "rtx-turing")
 SECOND_STYLE = "pixelate"
 AFTER_SWAP_S = 3.0
-MOST_FRAMES = 700
+MOST_FRAMES = 2000
 JPEG_QUALITY = 92
 START_S = 150.0
 STOP_S = 30.0
@@ -110,31 +112,45 @@ def tell(out: Path, screen: Screen) -> bool:
     started = time.monotonic()
     model = centerface()
     data = out / "data"
-    environment = {"XDG_CONFIG_HOME": str(data / "config"), "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
+    environment = {
+        "XDG_CONFIG_HOME": str(data / "config"),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "MASKFLEET_AGENT_HEALTH_INTERVAL_S": str(canaries.HEALTH_INTERVAL_S),
+    }
     fleet = Commands(environment, before=screen.command, line=screen.line)
     clip = Clip(screen)
+    chapters: Mapping[str, Any] = {}
     try:
         with contextlib.ExitStack() as stack:
+            prepare = stack.enter_context(canaries.preparing(data, model, environment, screen))
             with screen.step("A control plane, its builder and three agents start"):
                 ready = stack.enter_context(_stack_up(data, environment, screen))
                 agents = {f"agent-{i}": address for i, address in enumerate(ready["agents"], 1)}
-                operator = (str(ready["plane"]), Path(str(ready["token_file"])).read_text().strip())
-                _await_devices(*operator)
+                token = Path(str(ready["token_file"])).read_text().strip()
+                operator = Operator(fleet, screen, str(ready["plane"]), token)
+                _await_devices(str(ready["plane"]), token)
                 fleet.run("devices", "list", "-o", "json")
                 screen.done(f"{len(agents)} devices have enrolled")
             with screen.step("CenterFace goes into the model registry (MLflow)"):
                 added = fleet.run("models", "add", "centerface", str(model), "--decoder", "centerface", "-o", "json")
                 screen.done(f"centerface/{added.result['version']}, checked against its decoder")
-            with screen.step("A release is compiled for the CPU and for desktop GPUs, and signed"):
-                first = _release(fleet, screen)
+            with screen.step(
+                "A release is compiled for the CPU and for desktop GPUs, and signed; a second costs nothing"
+            ):
+                first = operator.release("centerface", TARGETS)
+                second = operator.release("centerface", TARGETS, "--style", SECOND_STYLE)
             with screen.step("It is rolled out: download, verify, self-test, swap, commit"):
-                rollouts = [_roll_out(fleet, screen, operator, first["id"], known=())]
-            with screen.step("The clip is streamed through all agents; a second release takes over meanwhile"):
-                clip.wait()
-                streams = stack.enter_context(_streaming(agents, clip.jpegs, screen))
+                staged = bool(operator.roll_out(first["id"])["waves"])
+            clip.wait()
+            streams = stack.enter_context(_streaming(agents, clip.jpegs, screen))
+            prepared = prepare() if staged else None
+            with screen.step("The clip is streamed through all agents; the second release takes over meanwhile"):
                 streams.wait_for(len(clip.jpegs) // 2)
-                second = _release(fleet, screen, "--style", SECOND_STYLE)
-                rollouts.append(_roll_out(fleet, screen, operator, second["id"], known=[rollouts[0]["id"]]))
+                operator.roll_out(second["id"])
+            if prepared is not None:
+                chapters = canaries.tell(operator, prepared, data / "canary.yaml")
+            with screen.step("The streams end"):
                 streams.end(after=AFTER_SWAP_S)
                 came_back = streams.finish()
                 frames = sum(len(stream.results) for stream in came_back.values())
@@ -143,7 +159,9 @@ def tell(out: Path, screen: Screen) -> bool:
         clip.stop()
     with screen.step("Everything that came back is scored; video, contact sheet and report are written"):
         scores = _scored(came_back, clip, screen)
-        found = figures.everything(came_back, scores, clip.truth, FRAMES_PER_SECOND, [first, second], rollouts)
+        found = figures.everything(
+            came_back, scores, clip.truth, FRAMES_PER_SECOND, operator.releases, operator.rollouts, chapters
+        )
         results = next(iter(came_back.values())).results
         outputs.write_pictures(out, results, clip.jpegs, clip.truth)
     found["steps"] = screen.steps
@@ -180,47 +198,6 @@ def _await_devices(plane_address: str, token: str, timeout: float = 60.0) -> Non
                     remedy="their logs are in data/logs",
                 )
             time.sleep(0.1)
-
-
-def _release(fleet: Commands, screen: Screen, *policy: str) -> dict[str, Any]:
-    targets = [word for target in TARGETS for word in ("--target", target)]
-    ran: Ran = fleet.run("releases", "create", "--model", "centerface", *targets, *policy, "--watch", "-o", "json")
-    release = ran.result
-    sizes = ", ".join(
-        f"{b['spec']['target']} {b['engine_size_bytes'] / 1e6:.1f} MB{' (cached)' if b['cached'] else ''}"
-        for b in release["builds"]
-    )
-    screen.done(f"{release['id']} is {release['state']}: {sizes}")
-    return {
-        "id": release["id"],
-        "model": f"{release['model_name']}/{release['model_version']}",
-        "digest": release["manifest_digest"],
-        "policy": release["policy"],
-        "seconds": round(ran.seconds, 2),
-        "builds": [
-            {
-                "target": build["spec"]["target"],
-                "state": build["state"],
-                "engine_digest": build["engine_digest"],
-                "engine_size_bytes": build["engine_size_bytes"],
-                "cached": build["cached"],
-            }
-            for build in release["builds"]
-        ],
-    }
-
-
-def _roll_out(
-    fleet: Commands, screen: Screen, operator: tuple[str, str], release_id: str, *, known: Sequence[str]
-) -> dict[str, Any]:
-    with RolloutWatch(*operator, known=known) as watch:
-        rollout = fleet.run("rollouts", "create", "--release", release_id, "--watch", "-o", "json").result
-    states = ", ".join(f"{device['device_name']} {device['state']}" for device in rollout["devices"])
-    screen.done(f"{rollout['id']} {rollout['state']}: {states}")
-    seen = watch.figures()
-    return seen if seen.get("id") == rollout["id"] else {
-        "id": rollout["id"], "release_id": release_id, "state": rollout["state"], "seconds": 0.0, "devices": [],
-    }  # fmt: skip
 
 
 @contextlib.contextmanager

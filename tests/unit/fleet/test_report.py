@@ -14,7 +14,7 @@ import pytest
 from fleet.demo import figures
 from fleet.demo.contact_sheet import Pair, sheet, telling
 from fleet.demo.outputs import write_pictures, write_report
-from fleet.demo.rollout_watch import state_word, timeline
+from fleet.demo.rollout_watch import decision_figures, state_word, timeline
 from fleet.demo.scene import HEIGHT, WIDTH
 from fleet.demo.streams import Stream
 from fleet.results import Image, MaskedFrame, Outcome, Reason
@@ -41,6 +41,14 @@ CLIP = [jpeg(picture(i)) for i in range(FRAMES)]
 TRUTH = [[TrueFace("a", box(i))] if i > 2 else [] for i in range(FRAMES)]
 
 
+CHAPTERS = {
+    "third": {"release": "r-2", "rollout": "ro-1", "precision": "fp32", "int8_release": "r-9", "int8_state": "FAILED",
+              "int8_reason": "offset has cosine 0.96", "int8_kept_fp32": []},
+    "noised": {"release": "r-4", "rollout": "ro-9"},
+    "large": {"release": "r-3", "rollout": "ro-2"},
+}  # fmt: skip
+
+
 def stream(name: str, *, bare: tuple[int, ...] = (), swap: int = 6) -> Stream:
     """A stream in which everything is masked but the frames ``bare``."""
     results = []
@@ -62,7 +70,50 @@ def stream(name: str, *, bare: tuple[int, ...] = (), swap: int = 6) -> Stream:
     return Stream(name, results, [0.05] * FRAMES, FRAMES)
 
 
-def measured(streams: dict[str, Stream]) -> dict[str, Any]:
+def canary_rollout(rollout_id: str, release_id: str, state: str, name: str) -> dict[str, Any]:
+    """A rollout that was judged, as the demo keeps it."""
+    point = {"at_s": 3.0, "frames": 20, "failed": 0, "p95_ms": 40.0}
+    return {
+        "id": rollout_id,
+        "release_id": release_id,
+        "state": state,
+        "reason": "the release does harm",
+        "seconds": 9.0,
+        "waves": 2,
+        "strategy": {"judge": {"kind": "THRESHOLDS", "max_p95_ratio": 2.5}},
+        "moves": [{"at_s": 0.0, "state": "PENDING", "wave": -1}, {"at_s": 2.0, "state": "SOAKING", "wave": 0}],
+        "series": {
+            "CONTROL": [point, {**point, "at_s": 5.0}],
+            "CANARY": [{**point, "p95_ms": 190.0}, {**point, "at_s": 5.0, "p95_ms": None}],
+        },
+        "devices": [
+            {
+                "name": name,
+                "id": "d-1",
+                "wave": 0,
+                "cohort": "CANARY",
+                "state": "REVERTED",
+                "detail": "p95 <slow>",
+                "spans": [{"from_s": 0.0, "to_s": 9.0, "state": "REVERTING"}],
+            }
+        ],
+        "decisions": [
+            {
+                "id": f"{rollout_id}/1",
+                "at_s": 6.0,
+                "wave": 0,
+                "verdict": "FAIL",
+                "action": "roll back",
+                "reasons": ["p95 of the canaries is 190 ms, 4.8 times the control's 40 ms."],
+                "statistical": False,
+            }
+        ],
+        "sentences": ["Wave 1 opened.", "The <judge> said FAIL."],
+        "events": [],
+    }
+
+
+def measured(streams: dict[str, Stream], chapters: dict[str, Any] | None = None) -> dict[str, Any]:
     build = {"target": "ort-cpu", "state": "SUCCEEDED", "engine_digest": "sha256:ab", "engine_size_bytes": 7_300_000,
              "cached": False}  # fmt: skip
     releases = [
@@ -72,8 +123,9 @@ def measured(streams: dict[str, Stream]) -> dict[str, Any]:
     spans = [{"from_s": 0.0, "to_s": 0.5, "state": "DOWNLOADING"}, {"from_s": 0.5, "to_s": 2.0, "state": "COMMITTED"}]
     rollout = {"id": "ro-1", "release_id": "r-1", "state": "SUCCEEDED", "seconds": 2.0,
                "devices": [{"name": "agent-1", "spans": spans}]}  # fmt: skip
+    canary = canary_rollout("ro-2", "r-3", "ROLLED_BACK", "agent-1")
     scores = figures.score_streams(streams, CLIP, TRUTH)
-    found = figures.everything(streams, scores, TRUTH, 10, releases, [rollout])
+    found = figures.everything(streams, scores, TRUTH, 10, releases, [rollout, canary], chapters)
     steps = [{"title": "It begins", "command": "fleet up --data-dir 'a b'", "seconds": 1.5}]
     return {**found, "steps": steps, "seconds": 3.0}
 
@@ -83,8 +135,11 @@ def test_a_clean_run_holds() -> None:
     assert found["verdict"]["held"], found["verdict"]
     assert found["score"]["all"]["face_frames"] == 2 * (FRAMES - 3)
     assert found["outcomes"] == {"MASKED DETECTED": 22, "COASTED DETECTED": 2}
-    assert found["swap"]["agent-1"]["first_frame_of_second"] == 6
-    assert found["swap"]["agent-1"]["pause_ms"] == pytest.approx(100)
+    assert found["swap"]["agent-1"] == {
+        "frames_by_release": {"r-1": 6, "r-2": 6},
+        "path": ["r-1", "r-2"],
+        "changes": [{"frame": 6, "release": "r-2", "pause_ms": pytest.approx(100)}],
+    }
     assert found["latency_ms"]["infer"] == {"p50": 20.0, "p95": 20.0, "p99": 20.0, "max": 20.0}
 
 
@@ -100,20 +155,22 @@ def test_a_bare_face_is_found_and_fails() -> None:
     ]
 
 
-def test_a_release_that_comes_and_goes_is_no_swap() -> None:
+def test_a_release_that_comes_back_is_no_swap() -> None:
     odd = stream("agent-1")
     odd.results[3], odd.results[8] = (
         MaskedFrame(i, Outcome.MASKED, Reason.DETECTED, release_digest=d, encoded=CLIP[i])
         for i, d in ((3, SECOND), (8, FIRST))
     )
-    assert not figures.swap_figures(odd, FIRST, SECOND, pace=10)["once"]
-    assert not figures.swap_figures(stream("a", swap=FRAMES), FIRST, SECOND, pace=10)["once"]
-    assert not figures.swap_figures(stream("a"), SECOND, FIRST, pace=10)["once"]
+    ids = {FIRST: "r-1", SECOND: "r-2"}
+    assert figures.swap_figures(odd, ids, pace=10)["path"] == ["r-1", "r-2", "r-1", "r-2", "r-1", "r-2"]
+    for name, wrong in (("comes back", odd), ("never changes", stream("agent-1", swap=FRAMES))):
+        gates = measured({"agent-1": wrong})["verdict"]["gates"]
+        assert [gate["held"] for gate in gates if gate["name"] == "Release changed in mid-stream"] == [False], name
 
 
 def test_everything_is_written_and_the_page_needs_nothing_else(tmp_path: Path) -> None:
     streams = {"agent-1": stream("agent-1"), "agent-2": stream("agent-2", bare=(8,))}
-    found = measured(streams)
+    found = measured(streams, CHAPTERS)
     write_pictures(tmp_path, streams["agent-1"].results, CLIP, TRUTH)
     write_report(tmp_path, found, streams, CLIP, TRUTH)
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -127,7 +184,11 @@ def test_everything_is_written_and_the_page_needs_nothing_else(tmp_path: Path) -
     page = (tmp_path / "report.html").read_text()
     outside = [s for s in re.findall(r'(?:src|href)="([^"]*)"', page) if not s.startswith(("data:", "#"))]
     assert outside == []
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 6
+    assert "A model that is too slow: rollout ro-2" in page
+    assert "none of this is a statistical verdict" in page
+    assert "The &lt;judge&gt; said FAIL." in page
+    assert "<slow>" not in page
     assert "currentColor" in page
     assert all(gate["name"] in page for gate in found["verdict"]["gates"])
     assert "agent-2, frame 8" in page
@@ -193,6 +254,51 @@ def test_a_rollout_over_time() -> None:
     ]
     assert [span["state"] for span in found["devices"][1]["spans"]] == ["DOWNLOADING", "COMMITTED"]
     assert timeline([]) == {}
+
+
+def test_a_judged_rollout_over_time() -> None:
+    def at(second: float, state: str, wave: int, cohort: str, *points: tuple[str, int]) -> tuple[float, dict[str, Any]]:
+        return 1_767_225_600 + second, {
+            "id": "ro-3",
+            "release_id": "r-3",
+            "state": state,
+            "reason": "because",
+            "wave": wave,
+            "waves": 2,
+            "strategy": {"seed": 7},
+            "create_time": "2026-01-01T00:00:00.000Z",
+            "devices": [{"device_name": "a", "device_id": "d-1", "state": "COMMITTED", "detail": "", "wave": 0,
+                         "cohort": cohort}],
+            "series": [{"cohort": "CANARY", "devices": 1, "points": [
+                {"time": f"2026-01-01T00:00:{second}.000Z", "frames": frames, "failed": 0, "p95_ms": None}
+                for second, frames in points]}],
+        }  # fmt: skip
+
+    found = timeline(
+        [
+            at(0.0, "PENDING", -1, "UNSPECIFIED"),
+            at(1.0, "SOAKING", 0, "CANARY", ("02", 5)),
+            at(1.5, "SOAKING", 0, "CANARY", ("02", 7), ("04", 9)),
+            at(5.0, "SUCCEEDED", 1, "CONTROL", ("04", 9)),
+        ]
+    )
+    assert found["moves"] == [
+        {"at_s": 0.0, "state": "PENDING", "wave": -1},
+        {"at_s": 1.0, "state": "SOAKING", "wave": 0},
+        {"at_s": 5.0, "state": "SUCCEEDED", "wave": 1},
+    ]
+    assert [(point["at_s"], point["frames"]) for point in found["series"]["CANARY"]] == [(2.0, 7), (4.0, 9)]
+    assert found["devices"][0]["cohort"] == "CANARY"
+    assert (found["waves"], found["strategy"], found["reason"]) == (2, {"seed": 7}, "because")
+
+
+def test_decisions_come_oldest_first_without_their_inputs() -> None:
+    decision = {"id": "ro-3/2", "time": "2026-01-01T00:00:09.500Z", "wave": 0, "verdict": "PASS", "action": "advance",
+                "reasons": ["It is as fast."], "statistical": False, "inputs": {"much": 1}}  # fmt: skip
+    earlier = {**decision, "id": "ro-3/1", "time": "2026-01-01T00:00:04.000Z", "verdict": "INCONCLUSIVE"}
+    found = decision_figures([decision, earlier], 1_767_225_600)
+    assert [(row["id"], row["at_s"]) for row in found] == [("ro-3/1", 4.0), ("ro-3/2", 9.5)]
+    assert "inputs" not in found[0]
 
 
 def test_the_state_of_a_device_is_one_word() -> None:
