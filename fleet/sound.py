@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from maskfleet.errors import PreconditionError
@@ -36,6 +37,7 @@ class Sound:
         self._encode = False
         self._resampler: Any = None
         self._ended = False
+        self.damaged = 0
 
     def add_to(self, container: Any, *, mp4: bool) -> None:
         """Adds a stream to the output. MP4 may hold PCM since lately; few players know."""
@@ -47,7 +49,10 @@ class Sound:
         except ValueError:
             self._encode = True
         if self._encode:
-            self._target = container.add_stream(container.default_audio_codec, rate=self._stream.rate)
+            encoder = library().codec.Codec(container.default_audio_codec, "w")
+            self._target = container.add_stream(
+                container.default_audio_codec, rate=_fitting_rate(self._stream.rate, encoder.audio_rates)
+            )
             self._target.layout = {1: "mono", 2: "stereo"}.get(self._stream.channels, self._stream.layout)
             context = self._target.codec_context
             self._resampler = library().AudioResampler(context.format, context.layout, context.rate, context.frame_size)
@@ -71,7 +76,12 @@ class Sound:
                 return
             self._waiting = None
             if self._encode:
-                for frame in packet.decode():
+                try:
+                    heard = packet.decode()
+                except av.error.FFmpegError:
+                    self.damaged += 1  # a click is no reason to throw the pictures away
+                    continue
+                for frame in heard:
                     for fitting in self._resampler.resample(frame):
                         container.mux(self._target.encode(fitting))
             elif packet.size:  # the last packet of a stream is empty
@@ -79,3 +89,10 @@ class Sound:
                     packet.dts = packet.pts
                 packet.stream = self._target
                 container.mux(packet)
+
+
+def _fitting_rate(rate: int, allowed: Sequence[int] | None) -> int:
+    """The encoder's nearest rate that loses nothing, in samples a second. (Opus knows five rates, not 44,100.)"""
+    if not allowed or rate in allowed:
+        return rate
+    return min((r for r in allowed if r > rate), default=max(allowed))

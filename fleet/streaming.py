@@ -79,8 +79,13 @@ class MaskStream:
     def results(self) -> Generator[MaskedFrame, None, None]:
         """The results. The call begins with the first one that is asked for, and ends with the generator."""
         source = threading.Thread(target=self._read_source, name="mask-source", daemon=True)
+        try:
+            call = self._start(self._requests())
+        except ValueError:
+            raise UnavailableError(
+                f"the connection to {self._peer} is closed", remedy="open a stream while the client is open"
+            ) from None
         source.start()
-        call = self._start(self._requests())
         timer = threading.Timer(self._opening_timeout, self._miss_opening, args=(call,))
         timer.daemon = True
         timer.start()

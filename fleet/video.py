@@ -197,7 +197,10 @@ class VideoSink:
         self._sounds = sounds
         self._last_pts = -(1 << 62)
         self.encoder = _encoder(path.suffix.lower())
-        self._stream = container.add_stream(self.encoder, rate=info.rate, options=_OPTIONS.get(self.encoder, {}))
+        options = dict(_OPTIONS.get(self.encoder, {}))
+        if path.suffix.lower() == ".avi":
+            options["bf"] = "0"  # an AVI has no time stamps: pictures that are coded ahead would be shown ahead
+        self._stream = container.add_stream(self.encoder, rate=info.rate, options=options)
         gif = self.encoder == "gif"
         self._stream.width, self._stream.height = (
             (info.width, info.height) if gif else (info.width + info.width % 2, info.height + info.height % 2)

@@ -7,6 +7,7 @@ Example::
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -133,14 +134,18 @@ def _watched(
 
     def read() -> None:
         assert process.stdout is not None  # noqa: S101  # it was asked for above
-        with process.stdout:
-            for line in process.stdout:
-                message = json.loads(line)
-                if "phase" in message:
-                    progress(message["phase"], message["progress"])
-                else:
-                    last.update(message)
-        ended.set()
+        try:
+            with process.stdout:
+                for line in process.stdout:
+                    # A worker that is killed while it writes leaves half a line: its end says what happened.
+                    with contextlib.suppress(ValueError):
+                        message = json.loads(line)
+                        if "phase" in message:
+                            progress(message["phase"], message["progress"])
+                        else:
+                            last.update(message)
+        finally:
+            ended.set()
 
     reader = threading.Thread(target=read, name="build-progress", daemon=True)
     reader.start()

@@ -279,3 +279,11 @@ def until(condition: Callable[[], bool]) -> None:
             return
         tick.wait(0.005)
     raise AssertionError("the condition never came true")
+
+
+def test_a_stream_of_a_closed_client_says_so_and_leaves_no_thread() -> None:
+    client = MaskingClient("127.0.0.1:1")
+    client.close()
+    with pytest.raises(UnavailableError, match="closed"):
+        list(client.stream(iter([np.zeros((8, 8, 3), np.uint8)])))
+    assert not [t for t in threading.enumerate() if t.name == "mask-source"]

@@ -197,3 +197,53 @@ def test_nothing_half_written_stays(tmp_path: Path) -> None:
         with pytest.raises(InvalidInputError), VideoSink.opened(tmp_path / "out.xyz", like=video.info):
             pass
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mkv"]
+
+
+@pytest.mark.parametrize("rate", [44_100, 22_050, 48_000])
+def test_sound_of_any_rate_goes_into_webm(tmp_path: Path, rate: int) -> None:
+    source = tmp_path / "in.mkv"
+    with av.open(str(source), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+        for number in range(5):
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 40 * number, np.uint8), format="bgr24")
+            container.mux(video.encode(picture))
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, rate // 25), np.int16), format="s16", layout="mono")
+            samples.rate, samples.pts = rate, number * (rate // 25)
+            container.mux(sound.encode(samples))
+        container.mux(video.encode(None))
+        container.mux(sound.encode(None))
+    output = tmp_path / "out.webm"
+    with VideoSource.opened(source) as video_source:
+        with VideoSink.opened(output, like=video_source.info, sound_of=source) as sink:
+            for pixels, pts in video_source.frames():
+                sink.write(pixels, pts)
+            sink.finish()
+    with av.open(str(output)) as container:
+        assert container.streams.audio[0].rate == 48_000
+        assert sum(frame.samples for frame in container.decode(audio=0)) > 0
+
+
+def test_pictures_of_an_avi_come_in_their_order(tmp_path: Path) -> None:
+    source = tmp_path / "in.mkv"
+    random = np.random.default_rng(2)
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(12):
+            pixels = (random.integers(0, 40, (48, 64, 3)) + 15 * number).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="bgr24")))
+        container.mux(stream.encode(None))
+    output = tmp_path / "out.avi"
+    with VideoSource.opened(source) as video_source:
+        with VideoSink.opened(output, like=video_source.info) as sink:
+            for pixels, pts in video_source.frames():
+                sink.write(pixels, pts)
+            sink.finish()
+    with av.open(str(output)) as container:
+        stamps = [packet.dts for packet in container.demux(video=0) if packet.size]
+        assert stamps == list(range(stamps[0], stamps[0] + 12))
+    with av.open(str(output)) as container:
+        light = [float(frame.to_ndarray(format="gray").mean()) for frame in container.decode(video=0)]
+    assert light == sorted(light)
