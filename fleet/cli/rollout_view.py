@@ -49,7 +49,8 @@ class WatchView:
         from rich.text import Text
 
         parts = [Text(self._note, style="yellow")] if self._note else []
-        top = Group(*parts, *drawn_top(self._rollout, self._at, width=options.max_width))
+        reasons = 1 if console.size.height < 28 else 3 if console.size.height < 40 else 6
+        top = Group(*parts, *drawn_top(self._rollout, self._at, width=options.max_width, reasons=reasons))
         yield top
         lines = len(console.render_lines(top, options, pad=False))
         # A heading, its rule and an empty line; the last line stays free, or the terminal scrolls.
@@ -66,8 +67,8 @@ def drawn(rollout: Rollout, at: datetime, *, width: int = 240) -> RenderableType
     return Group(*drawn_top(rollout, at, width=width), "", device_table(rollout))
 
 
-def drawn_top(rollout: Rollout, at: datetime, *, width: int) -> list[RenderableType]:
-    """Everything but the devices."""
+def drawn_top(rollout: Rollout, at: datetime, *, width: int, reasons: int = 20) -> list[RenderableType]:
+    """Everything but the devices; at most so many reasons of the newest verdict."""
     from rich.table import Table
     from rich.text import Text
 
@@ -90,7 +91,7 @@ def drawn_top(rollout: Rollout, at: datetime, *, width: int) -> list[RenderableT
     if rollout.get("series"):
         parts += [Text(""), _cohorts(rollout["series"], width)]
     if rollout.get("decision"):
-        parts += [Text(""), _verdict(rollout["decision"])]
+        parts += [Text(""), _verdict(rollout["decision"], reasons)]
     return parts
 
 
@@ -226,7 +227,7 @@ def _cohorts(series: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
     return drawn
 
 
-def _verdict(decision: Mapping[str, Any]) -> RenderableType:
+def _verdict(decision: Mapping[str, Any], most: int) -> RenderableType:
     from rich.console import Group
     from rich.padding import Padding
     from rich.text import Text
@@ -237,7 +238,10 @@ def _verdict(decision: Mapping[str, Any]) -> RenderableType:
         f"  {decision['action']}, {clock(decision['time'])} UTC",
         (words, "dim"),
     )
-    return Group(head, *(Padding(Text(reason), (0, 0, 0, 2)) for reason in decision["reasons"][:4]))
+    said = list(decision["reasons"][:most])
+    if len(decision["reasons"]) > most:
+        said.append(f"… and {len(decision['reasons']) - most} more: fleet rollouts explain {decision['rollout_id']}")
+    return Group(head, *(Padding(Text(reason), (0, 0, 0, 2)) for reason in said))
 
 
 def device_table(rollout: Rollout, *, room: int | None = None) -> RenderableType:

@@ -113,7 +113,10 @@ class PlaneOfATest(
 
     def WatchRollout(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
         while self.states:
-            yield rollouts_service_pb2.WatchRolloutResponse(rollout=self.states.pop(0))
+            state = self.states.pop(0)
+            yield rollouts_service_pb2.WatchRolloutResponse(rollout=state)
+            if state.state == rollouts_service_pb2.ROLLOUT_STATE_SUCCEEDED:
+                return
             if self.drops:
                 self.drops -= 1
                 raise UnavailableError("the plane stops")
