@@ -134,6 +134,9 @@ def check_paths(source: Path, output: Path, *, force: bool) -> bool:
         OutputError: the output's directory does not exist.
     """
     image = is_image(source)
+    if not image:
+        with VideoSource.opened(source):  # a source that nobody can read is the first thing to say
+            pass
     (check_image_suffix if image else check_suffix)(output)
     if output.exists() and output.samefile(source):
         raise InvalidInputError("the output is the input", remedy="give another name with -o")
@@ -145,9 +148,6 @@ def check_paths(source: Path, output: Path, *, force: bool) -> bool:
         raise OutputError(f"there is no directory {output.parent}", remedy="make it, or give another name with -o")
     if not os.access(output.parent, os.W_OK):
         raise OutputError(f"{output.parent} cannot be written to", remedy="give another name with -o")
-    if not image:
-        with VideoSource.opened(source):
-            pass
     return image
 
 

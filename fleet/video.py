@@ -108,6 +108,8 @@ class VideoSource:
             InvalidInputError: it is no video, or has no frames.
         """
         with _container(path) as container:
+            if not container.streams.video and not container.streams.audio:
+                raise InvalidInputError(f"{path} has no frames", remedy="check that it plays")
             if not container.streams.video:
                 raise InvalidInputError(f"{path} has no pictures, only sound", remedy="give a video or an image")
             yield cls(path, container)
