@@ -67,6 +67,12 @@ def test_from_a_file_to_a_masked_picture(
     rollout = fleet("rollouts", "create", "--release", release["id"], "--watch", "-o", "json")
     assert rollout["state"] == "SUCCEEDED"
     assert [d["state"] for d in rollout["devices"]] == ["COMMITTED", "COMMITTED"]
+    shown = fleet("rollouts", "show", rollout["id"])
+    assert f"{rollout['id']} → {release['id']}  SUCCEEDED" in shown
+    assert "2 of 2 settled; 2 committed" in shown
+    watched = fleet("rollouts", "watch", rollout["id"], "-o", "json")
+    assert watched["state"] == "SUCCEEDED"  # one line: it has ended
+    assert "r-1" in fleet("devices", "list")
     devices = fleet("devices", "list", "-o", "json", "-l", "site=berlin")
     assert [d["name"] for d in devices] == ["agent-1"]
     picture = testdata / "images/Test3.jpg"
