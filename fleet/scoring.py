@@ -208,7 +208,13 @@ def altered(source: Image, result: Image) -> Bits:
     kept = ~lost & (structure > NOISE**2)
     if not redrawn.any():
         return redrawn
-    return _nearest(redrawn, redrawn | kept)
+    # What is redrawn reaches no farther than REACH, and is held back by what is kept no farther than twice that.
+    x, y, width, height = cv2.boundingRect(redrawn.astype(np.uint8))
+    room = 2 * int(REACH) + 2
+    around = (slice(max(0, y - room), y + height + room), slice(max(0, x - room), x + width + room))
+    found = np.zeros_like(redrawn)
+    found[around] = _nearest(redrawn[around], (redrawn | kept)[around])
+    return found
 
 
 def _nearest(values: Bits, known: Bits) -> Bits:

@@ -51,16 +51,29 @@ def score_streams(
         BadFrameError: a result is no picture.
     """
 
-    def scored(result: MaskedFrame) -> FrameScore:
-        index = source_index(result.sequence, len(clip))
-        frame = score_frame(
-            result.sequence, decode(clip[index]), _picture(result), truth[index], settled=result.outcome in SETTLED
-        )
-        seen()
-        return frame
+    # By frame of the clip: each source is decoded once for all streams and all rounds.
+    places: dict[int, list[tuple[str, int]]] = {}
+    for name, stream in streams.items():
+        for place, result in enumerate(stream.results):
+            places.setdefault(source_index(result.sequence, len(clip)), []).append((name, place))
 
+    def scored(item: tuple[int, list[tuple[str, int]]]) -> list[tuple[str, int, FrameScore]]:
+        index, mine = item
+        source, found = decode(clip[index]), []
+        for name, place in mine:
+            result = streams[name].results[place]
+            settled = result.outcome in SETTLED
+            frame = score_frame(result.sequence, source, _picture(result), truth[index], settled=settled)
+            found.append((name, place, frame))
+            seen()
+        return found
+
+    scores: dict[str, dict[int, FrameScore]] = {name: {} for name in streams}
     with ThreadPoolExecutor(_WORKERS) as pool:  # OpenCV works outside of Python's lock
-        return {name: list(pool.map(scored, stream.results)) for name, stream in streams.items()}
+        for found in pool.map(scored, places.items()):
+            for name, place, frame in found:
+                scores[name][place] = frame
+    return {name: [mine[place] for place in sorted(mine)] for name, mine in scores.items()}
 
 
 def _picture(result: MaskedFrame) -> Any:

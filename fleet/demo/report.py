@@ -70,7 +70,7 @@ def _head(figures: Figures) -> str:
         "<header><h1>A model becomes an engine, reaches three agents and masks a live stream</h1>"
         f"<p>{clip['frames']} frames of {clip['width']}×{clip['height']} at {clip['frames_per_second']:g} frames/s "
         f"with {clip['faces']} faces of {least:.0f} to {most:.0f} px, whose places are "
-        "known from the clip's geometry, through every agent at once, forth and back, while a second release takes over"
+        "known from the clip's geometry, through every agent at once, again and again; a second release takes over"
         f"{_chapters(figures)}.</p></header>"
     )
 

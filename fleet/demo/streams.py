@@ -1,8 +1,8 @@
 """The clip through several agents at once, paced as a camera would give it, with everything that came back.
 
 Frame ``i`` is captured ``i / 10`` s after the start and handed over then, or as soon as the agent has room
-(EVERY_FRAME); how late its result came is measured from its capture. The clip is played forth and back without a cut
-for as long as the streams are kept open, so that a rollout that takes its time is still watched by faces.
+(EVERY_FRAME); how late its result came is measured from its capture. The clip is played again and again for as long as
+the streams are kept open, so that a rollout that takes its time is still watched by faces.
 
 Example::
 
@@ -26,11 +26,8 @@ from maskfleet.errors import FleetError, InternalError
 
 
 def source_index(sequence: int, frames: int) -> int:
-    """Which frame of the clip is the ``sequence``-th of a stream: forth, back, forth, with no frame twice in a row."""
-    if frames == 1:
-        return 0
-    place = sequence % (2 * frames - 2)
-    return place if place < frames else 2 * frames - 2 - place
+    """Which frame of the clip is the ``sequence``-th of a stream: from its beginning again, with a hard cut."""
+    return sequence % frames
 
 
 @dataclasses.dataclass

@@ -16,8 +16,8 @@ from maskfleet.errors import FleetError
 CLIP = [cv2.imencode(".jpg", np.full((16, 16, 3), 20 * n, np.uint8))[1].tobytes() for n in range(5)]
 
 
-def test_the_clip_is_played_forth_and_back_without_a_cut() -> None:
-    assert [source_index(i, 4) for i in range(9)] == [0, 1, 2, 3, 2, 1, 0, 1, 2]
+def test_the_clip_is_played_again_and_again() -> None:
+    assert [source_index(i, 4) for i in range(9)] == [0, 1, 2, 3, 0, 1, 2, 3, 0]
     assert [source_index(i, 1) for i in range(3)] == [0, 0, 0]
 
 
