@@ -7,7 +7,7 @@ than at the driver.
 
 Example::
 
-    seat = Seat(store, lease, controller, fleet, links)
+    seat = Seat(store, lease, controller, fleet, links, changes)
     if await seat.tick():          # once a second
         await controller.tick(now)
 """
@@ -20,6 +20,7 @@ from typing import Any
 
 import grpc.aio
 
+from control_plane.changes import Changes
 from control_plane.controller import Controller
 from control_plane.domain.device import Assignment, Device, Report
 from control_plane.domain.release import Release
@@ -39,13 +40,16 @@ DRIVER_ONLY = frozenset(
 class Seat:
     """Who drives, seen from one plane."""
 
-    def __init__(self, store: Store, lease: Lease, controller: Controller, fleet: Fleet, links: Links) -> None:
+    def __init__(
+        self, store: Store, lease: Lease, controller: Controller, fleet: Fleet, links: Links, changes: Changes
+    ) -> None:
         self.driving = False
         self._store = store
         self._lease = lease
         self._controller = controller
         self._fleet = fleet
         self._links = links
+        self._changes = changes
         self._devices: set[str] = set()
         self._assignments: set[str] = set()
         self._anything = False
@@ -77,6 +81,7 @@ class Seat:
             self.driving = False
             self._log.warning("another plane may drive from now on, or the database is away")
             await self._controller.stand_down()
+            self._changes.hear(None)  # watchers saw what memory held: from now on they see the store
         if holds and not self.driving:
             async with self._store.writing():
                 pass  # a turn of the writers: whoever drove before has written its last

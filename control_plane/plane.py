@@ -104,7 +104,7 @@ class Plane:
         self._controller = Controller(
             FencedStore(store, lease), self._fleet, self._links, self.signer, self._changes, clock
         )
-        self._seat = Seat(store, lease, self._controller, self._fleet, self._links)
+        self._seat = Seat(store, lease, self._controller, self._fleet, self._links, self._changes)
         store.follow_others(self._heard)
         self._due = Change()
         self._stopping = asyncio.Event()
