@@ -14,6 +14,10 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 KEPT = 120
+SOURCE_FRAME = "SOURCE_FRAME"
+"""Under this name among its errors an agent counts frames that it finds to have let through as they came. None should
+ever be counted, and one is enough to take a release back."""
+
 _BOOT_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_KEYS = 256
 
