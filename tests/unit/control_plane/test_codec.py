@@ -12,7 +12,6 @@ from control_plane.domain.health import Histogram
 from maskfleet.errors import InvalidInputError
 from maskfleet.v1 import devices_pb2, rollouts_service_pb2
 
-
 # What the wire has a number for and the rules do not know yet.
 NOT_YET = {
     "RolloutState": ("SOAKING", "HELD", "PAUSED", "ROLLING_BACK", "ROLLED_BACK"),
