@@ -149,7 +149,7 @@ def tell(out: Path, screen: Screen) -> bool:
                 streams.wait_for(len(clip.jpegs) // 2)
                 operator.roll_out(second["id"])
             if prepared is not None:
-                chapters = canaries.tell(operator, prepared, data / "canary.yaml")
+                chapters = canaries.tell(operator, prepared, streams, data / "canary.yaml")
             with screen.step("The streams end"):
                 streams.end(after=AFTER_SWAP_S)
                 came_back = streams.finish()

@@ -102,6 +102,22 @@ class Streams:
             )
         self._raise()
 
+    def settle(self, *, late_s: float, timeout_s: float) -> bool:
+        """Waits until no stream is later than this; whether that was reached in time.
+
+        Raises:
+            FleetError: a stream failed.
+        """
+
+        def punctual() -> bool:
+            streams = self._streams.values()
+            return all(stream.lateness_s and stream.lateness_s[-1] <= late_s for stream in streams)
+
+        with self._changed:
+            reached = self._changed.wait_for(lambda: bool(self._errors) or punctual(), timeout_s)
+        self._raise()
+        return reached
+
     def end(self, *, after: float) -> None:
         """Lets every stream end with the same frame, this many seconds from now or with ``at_least`` frames."""
         with self._changed:

@@ -47,6 +47,15 @@ def test_a_frame_is_never_given_before_its_time(server: tuple[grpc.Server, str])
     assert min(streams.finish()["one"].lateness_s) > 0
 
 
+def test_one_can_wait_until_they_are_punctual(server: tuple[grpc.Server, str]) -> None:
+    streams = Streams({"one": server[1]}, CLIP, frames_per_second=50, at_least=10_000, at_most=10_000)
+    assert not streams.settle(late_s=60, timeout_s=0)  # nothing has come back yet
+    streams.start()
+    assert streams.settle(late_s=60, timeout_s=60)
+    assert not streams.settle(late_s=-1, timeout_s=0)
+    streams.stop()
+
+
 def test_they_end_by_themselves_at_the_most(server: tuple[grpc.Server, str]) -> None:
     streams = Streams({"one": server[1]}, CLIP, frames_per_second=1000, at_least=3, at_most=7)
     streams.start()
