@@ -68,13 +68,22 @@ class Stage:
         """Digest of the committed release where it is loaded; empty otherwise."""
         return self._committed.content.release_digest if self._committed is not None else ""
 
-    def restore(self, content: Content) -> None:
-        """Loads the committed release and lets it serve, unless a candidate does.
+    def restore(self, content: Content, self_test: SelfTest) -> None:
+        """Loads the committed release, tries it on the golden frames and lets it serve, unless a candidate does.
+
+        The runtime under it may have changed since it was committed.
 
         Raises:
-            FleetError: it cannot be loaded.
+            SelfTestError: it does not find what it should.
+            FleetError: it cannot be loaded, or cannot run.
         """
-        self._committed = self._loaded(content)
+        loaded = self._loaded(content)
+        try:
+            self._test(loaded, self_test)
+        except BaseException:
+            loaded.engine.release()
+            raise
+        self._committed = loaded
         if not self._candidate_serves:
             self._serving.swap(self._committed.release())
 
@@ -98,7 +107,10 @@ class Stage:
             SelfTestError: it does not find what it should.
             EngineError: it cannot run.
         """
-        release = self._required().release()
+        self._test(self._required(), self_test)
+
+    def _test(self, loaded: _Loaded, self_test: SelfTest) -> None:
+        release = loaded.release()
         try:
             self_test(release.engine, release.decoder, release.policy)
         except BaseException:

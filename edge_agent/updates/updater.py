@@ -51,6 +51,7 @@ from maskfleet.errors import (
     IntegrityError,
     OutputError,
     PreconditionError,
+    SelfTestError,
 )
 from maskfleet.logs import get_logger
 from maskfleet.manifest import MANIFEST_TYPE
@@ -344,12 +345,13 @@ class Updater:
                 raise PreconditionError("this device is not enrolled", remedy="enrol it again with a join token")
             content.envelope.opened(MANIFEST_TYPE, trusted)
             check(content.engine, content.entry.digest)
-            self._stage.restore(content)
-        except IntegrityError as error:
-            self._slots.disown()
-            self._restored = True
-            self._say("the committed release is damaged", trouble=str(error))
+            self._stage.restore(content, self._tools.self_test)
         except Exception as error:  # noqa: BLE001  # the thread has to live on, so that another release can come
+            if isinstance(error, IntegrityError) and not isinstance(error, SelfTestError):
+                self._slots.disown()
+                self._restored = True
+                self._say("the committed release is damaged", trouble=str(error))
+                return
             self._restore_failures += 1
             self._restore_at = now + retry_delay(self._restore_failures + 1)
             self._say("the committed release cannot be loaded", trouble=str(error) or type(error).__name__)

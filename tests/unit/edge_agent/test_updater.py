@@ -357,6 +357,21 @@ def test_a_committed_release_that_does_not_load_just_now_is_tried_again(device: 
     assert device.serves() == "r-1"
 
 
+def test_a_committed_release_that_fails_its_self_test_serves_nothing_and_is_tried_again(device: Device) -> None:
+    real, device.self_test = device.self_test, raising(SelfTestError("it finds 0 of 1 faces"))  # type: ignore[assignment, method-assign]
+    device.start()
+    until = device.updater.turn()
+    assert until is not None
+    assert device.serves() == ""
+    assert "0 of 1 faces" in device.reports[-1].reason
+    assert device.engines[-1].closed == 1
+    assert (device.path / "a" / "engine").exists(), "the file is not to blame"
+    device.self_test = real  # type: ignore[method-assign]
+    device.start()
+    device.settle()
+    assert device.serves() == "r-1"
+
+
 def test_a_plane_that_wants_nothing_changes_nothing(device: Device) -> None:
     device.updater.desire(Desired(0, b"", b""))
     assert (device.settle().state, device.serves()) == (State.COMMITTED, "r-1")
