@@ -20,8 +20,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from maskfleet.datadir import write_atomic
-from maskfleet.enrolment import JoinToken
-from maskfleet.errors import PreconditionError
+from maskfleet.enrolment import JoinToken, read_credential
+from maskfleet.errors import AuthenticationError, PreconditionError
 from maskfleet.ids import device_id, fingerprint
 from maskfleet.keys import load_or_make
 from maskfleet.manifest import public_bytes
@@ -80,8 +80,14 @@ class Identity:
 
         Raises:
             SignatureError: it comes from another plane than the join token's.
+            AuthenticationError: the credential is none of that plane, or another device's.
         """
         join_token.check_plane(plane_public_key)
+        named = read_credential(token, plane_public_key)
+        if named != self.device_id:
+            raise AuthenticationError(
+                f"the plane gave a credential of device {named} to {self.device_id}", remedy="enrol the device again"
+            )
         credential = Credential(token, plane_public_key)
         values = {"credential": token, "plane_public_key": base64.b64encode(plane_public_key).decode()}
         write_atomic(self._path / "credential.json", json.dumps(values).encode())

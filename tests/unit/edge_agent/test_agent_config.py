@@ -11,12 +11,13 @@ from edge_agent.config import PREFIX, PROG, Config
 from edge_agent.facts import gather, temperatures
 from edge_agent.identity import Identity
 from maskfleet.config import load
-from maskfleet.enrolment import JoinToken
-from maskfleet.errors import InvalidInputError, PreconditionError, SignatureError
+from maskfleet.enrolment import JoinToken, issue_credential
+from maskfleet.errors import AuthenticationError, InvalidInputError, PreconditionError, SignatureError
 from maskfleet.ids import fingerprint
 from maskfleet.manifest import public_bytes
 
-PLANE = public_bytes(Ed25519PrivateKey.from_private_bytes(b"p" * 32))
+PLANE_KEY = Ed25519PrivateKey.from_private_bytes(b"p" * 32)
+PLANE = public_bytes(PLANE_KEY)
 TOKEN = JoinToken("s" * 32, fingerprint(PLANE))
 
 
@@ -95,11 +96,12 @@ def test_temperatures_are_degrees(tmp_path: Path) -> None:
 def test_what_enrolment_gave_is_kept_from_others(tmp_path: Path) -> None:
     identity = Identity.opened(tmp_path)
     assert identity.trusted() == {}
-    identity.accept("mfd1.x.y", PLANE, TOKEN)
+    token = issue_credential(PLANE_KEY, identity.device_id)
+    identity.accept(token, PLANE, TOKEN)
     again = Identity.opened(tmp_path)
     assert again.device_id == identity.device_id
     assert again.credential is not None
-    assert again.credential.token == "mfd1.x.y"
+    assert again.credential.token == token
     assert "mfd1" not in repr(again.credential)
     assert again.trusted() == {fingerprint(PLANE): PLANE}
     assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
@@ -109,6 +111,16 @@ def test_another_planes_key_is_not_pinned(tmp_path: Path) -> None:
     identity = Identity.opened(tmp_path)
     with pytest.raises(SignatureError):
         identity.accept("mfd1.x.y", public_bytes(identity.key), TOKEN)
+    assert identity.credential is None
+    assert not (tmp_path / "credential.json").exists()
+
+
+def test_a_credential_that_is_not_this_devices_is_not_kept(tmp_path: Path) -> None:
+    identity = Identity.opened(tmp_path)
+    stranger = issue_credential(identity.key, identity.device_id)
+    for token in ("", "mfd1.x.y", stranger, issue_credential(PLANE_KEY, "d-other")):
+        with pytest.raises(AuthenticationError):
+            identity.accept(token, PLANE, TOKEN)
     assert identity.credential is None
     assert not (tmp_path / "credential.json").exists()
 
