@@ -54,6 +54,14 @@ class DataDir:
                     remedy="stop it, or choose another directory with --data-dir",
                 ) from None
             cls._check_format(path, owner)
+            try:
+                if path.stat().st_mode & 0o077:  # it was there before
+                    path.chmod(0o700)
+            except OSError as error:
+                raise OutputError(
+                    f"the data directory {path} cannot be closed to others ({error.strerror})",
+                    remedy="choose one of this user's own with --data-dir",
+                ) from None
             yield cls(path)
         finally:
             os.close(lock)

@@ -98,6 +98,12 @@ def test_an_atomic_write_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> N
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_data_directory_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with DataDir.opened(tmp_path, owner="thing"):
+        assert tmp_path.stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize(
     ("key", "value", "shown"),
     [
