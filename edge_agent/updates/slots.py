@@ -131,9 +131,14 @@ class Slots:
         return parts / name
 
     def content(self, slot: str) -> Content | None:
-        """What a slot holds; None where it is empty or cannot be read."""
+        """What a slot holds; None where it is empty or damaged.
+
+        Raises:
+            OutputError: the system cannot read it just now, which says nothing of what it holds.
+        """
         here = self._path / slot
-        with contextlib.suppress(OSError, ValueError, FleetError):
+        gone = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+        with _readable(here), contextlib.suppress(*gone, ValueError, FleetError):
             envelope = Envelope.from_bytes((here / "manifest.json").read_bytes())
             manifest = Manifest.from_payload(envelope.payload)
             entry = manifest.engine_for([(here / "target").read_text()])
@@ -143,8 +148,13 @@ class Slots:
 
     def engines(self) -> dict[str, str]:
         """Engine digest by slot, for the slots that hold something."""
-        found = {slot: self.content(slot) for slot in NAMES}
-        return {slot: content.entry.digest for slot, content in found.items() if content is not None}
+        found: dict[str, str] = {}
+        for slot in NAMES:
+            with contextlib.suppress(OutputError):  # what cannot be read cannot be taken from there
+                content = self.content(slot)
+                if content is not None:
+                    found[slot] = content.entry.digest
+        return found
 
     def accept(self, generation: int, digest: str) -> None:
         """Takes a generation for the highest one."""
@@ -252,6 +262,14 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(f"no room left to write {path}", remedy="free some space on that disk") from None
         raise OutputError(f"{path} cannot be written ({error.strerror})", remedy="check the disk") from None
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read ({error.strerror})", remedy="check the disk") from None
 
 
 def _read(path: Path) -> Record:

@@ -9,7 +9,7 @@ import pytest
 
 from edge_agent.updates import slots as slots_module
 from edge_agent.updates.slots import Slots
-from maskfleet.errors import DiskFullError, PreconditionError
+from maskfleet.errors import DiskFullError, OutputError, PreconditionError
 from maskfleet.ids import digest_bytes
 from maskfleet.manifest import MANIFEST_TYPE, EngineEntry, Envelope, Manifest
 from maskfleet.policy import MaskPolicy
@@ -141,6 +141,22 @@ def test_a_damaged_slot_is_empty(tmp_path: Path) -> None:
     assert slots.content("a") is None
     slots.disown()
     assert (slots.record.committed, slots.record.settled_generation) == ("", 0)
+
+
+def test_a_slot_that_cannot_be_read_just_now_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = Slots.opened(tmp_path / "updates")
+    put(slots, tmp_path, "r-1", b"one")
+    slots.commit(1, "r-1")
+
+    def failing(*args: object) -> bytes:
+        raise OSError(5, os.strerror(5))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        with pytest.raises(OutputError, match="cannot be read"):
+            slots.content("a")
+        assert slots.engines() == {}
+    assert committed(slots) == "r-1"
 
 
 def test_a_damaged_state_file_is_never_guessed_at(tmp_path: Path) -> None:
