@@ -29,6 +29,9 @@ from fleet.durations import parse_duration
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+_SHOWN_OF_ID = 12
+"""Letters of an id in lists: enough to tell devices apart, and every command takes them."""
+
 app = typer.Typer(no_args_is_help=True, help="Devices: agents that enrolled, their labels and what they run.")
 
 DeviceArgument = Annotated[
@@ -57,7 +60,7 @@ def list_devices(
         devices,
         {
             "NAME": lambda d: d["name"],
-            "ID": lambda d: d["id"],
+            "ID": lambda d: d["id"][:_SHOWN_OF_ID],
             "ONLINE": _online,
             "SERVES": lambda d: _engine(d).get("serving_release_id", "") or "–",
             "STANDBY": lambda d: _standby(_engine(d)),

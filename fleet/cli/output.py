@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,17 +60,38 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)  # this is the command line
 
 
+_DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "") -> RenderableType:
-    """A table without lines around it, as other command lines print them."""
+    """A table without lines around it, as other command lines print them.
+
+    Where it is too narrow, sentences go over several lines; names and digests, which people copy, are never broken in
+    the middle: the longest end in "…", digests after twelve digits (JSON has them whole). A column
+    that holds nothing is left out.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, show_edge=False)
-    for column in columns:
-        drawn.add_column(column, overflow="fold")
-    for row in rows:
-        drawn.add_row(*(Text(str(cell), style=colour(str(cell))) for cell in row))
+    drawn = Table(
+        box=SIMPLE_HEAD,
+        title=title or None,
+        title_justify="left",
+        pad_edge=False,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    cells = [[_DIGEST.sub(r"\1…", str(cell)) for cell in row] for row in rows]
+    shown = [place for place in range(len(columns)) if not cells or any(row[place] for row in cells)]
+    for place in shown:
+        words = not any(" " in row[place] for row in cells)
+        # What has to give way are sentences, then digests; names never do.
+        longest = max((len(row[place]) for row in cells), default=0)
+        least = min(longest, 18) if words else min(longest, 12)
+        drawn.add_column(columns[place], overflow="ellipsis" if words else "fold", no_wrap=words, min_width=least)
+    for row in cells:
+        drawn.add_row(*(Text(row[place], style=colour(row[place])) for place in shown))
     return drawn
 
 
