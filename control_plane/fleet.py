@@ -12,29 +12,22 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from control_plane.domain.device import Device, Facts, Report
-from control_plane.domain.health import KEPT, StoredWindow, Window, WindowMark, fault, is_news
+from control_plane.domain.health import StoredWindow, Window
 from control_plane.domain.selector import Selector
 from control_plane.enrolment import find_by_name
 from control_plane.events import note
 from control_plane.links import Ack, Link, Links
 from control_plane.store.port import Reading, Store, Writing
+from control_plane.windows import HealthCounts, History, Intake
 from maskfleet.clock import Clock
-from maskfleet.errors import AuthenticationError, InvalidInputError, NotFoundError
+from maskfleet.errors import AuthenticationError, InvalidInputError, NotFoundError, UnavailableError
 from maskfleet.logs import get_logger
 
 LAST_SEEN_EVERY = timedelta(seconds=30)
 MAX_DEPARTURES = 200  # that one transaction writes down
+OUT_OF_JOINT_S = 2.0
+STOOD_STILL_S = 15.0
 _MIN_PREFIX = 4
-_MAX_MARKS = 32
-
-
-@dataclasses.dataclass
-class HealthCounts:
-    """Health windows since the start of the process."""
-
-    stored: int = 0
-    repeated: int = 0
-    refused: int = 0
 
 
 class Fleet:
@@ -51,7 +44,11 @@ class Fleet:
         self._departures: list[tuple[str, datetime]] = []
         self._written = clock.now()
         self._stored: dict[str, Report] | None = None
-        self.windows = HealthCounts()
+        self._words: dict[str, datetime] = {}
+        self._deaf = self._started
+        self._looked = (self._started, clock.monotonic())
+        self._intake = Intake(store, clock)
+        self.history = History()
         self._log = get_logger(__name__)
 
     async def join(self, device_id: str, facts: Facts, report: Report) -> Link:
@@ -93,7 +90,7 @@ class Fleet:
         return len(due)
 
     def _heard(self, device_id: str, report: Report | None = None) -> None:
-        self._seen[device_id] = self._clock.now()
+        self._seen[device_id] = self._words[device_id] = self._clock.now()
         self._unwritten.add(device_id)
         if report is not None:
             self._reports[device_id] = report
@@ -110,45 +107,48 @@ class Fleet:
                 await tx.put(dataclasses.replace(device, report=report, last_seen=self._clock.now()))
         return True
 
-    async def health(self, device_id: str, window: Window) -> Ack | None:
-        """Takes in a health window; what to acknowledge, once it is in the store."""
-        self._heard(device_id)
-        if wrong := fault(window):
-            self.windows.refused += 1
-            self._log.warning("health window refused", device=device_id, sequence=window.sequence, reason=wrong)
-            return Ack(window.boot_id, window.sequence)
-        async with self._store.writing() as tx:
-            mark = await tx.get(WindowMark, f"{device_id}/{window.boot_id}")
-            if not is_news(window, mark):
-                self.windows.repeated += 1
-                return Ack(window.boot_id, window.sequence)
-            if mark is None:
-                await self._prune(tx, device_id)
-            await tx.put(
-                StoredWindow(
-                    device_id,
-                    window.boot_id,
-                    window.sequence,
-                    await tx.next_number("health"),
-                    self._clock.now(),
-                    window,
-                ),
-                WindowMark(device_id, window.boot_id, window.sequence),
-            )
-            if window.sequence > KEPT:
-                await tx.delete(StoredWindow, [f"{device_id}/{window.boot_id}/{window.sequence - KEPT}"])
-        self.windows.stored += 1
-        return Ack(window.boot_id, window.sequence)
+    async def health(self, device_id: str, window: Window) -> Ack:
+        """Takes in a health window; what to acknowledge, once it is in the store (:mod:`control_plane.windows`).
 
-    @staticmethod
-    async def _prune(tx: Writing, device_id: str) -> None:
-        """Before the first window of a boot: what earlier boots left over."""
-        windows = await tx.select(StoredWindow, {"device_id": device_id}, descending=True)
-        await tx.delete(StoredWindow, [f"{device_id}/{w.boot_id}/{w.sequence}" for w in windows[KEPT - 1 :]])
-        known = {w.boot_id for w in windows}
-        marks = await tx.select(WindowMark, {"device_id": device_id})
-        if len(marks) > _MAX_MARKS:
-            await tx.delete(WindowMark, [f"{device_id}/{m.boot_id}" for m in marks if m.boot_id not in known])
+        Raises:
+            UnavailableError: the database does not answer.
+            DiskFullError: there is no room.
+        """
+        self._heard(device_id)
+        try:
+            return await self._intake.take(device_id, window)
+        except UnavailableError:
+            self._deaf = self._clock.now()
+            raise
+
+    async def newest_window(self, device_id: str) -> Window | None:
+        """A device's newest health window; None where there is none."""
+        async with self._store.reading() as look:
+            found = await look.select(StoredWindow, {"device_id": device_id}, descending=True, limit=1)
+        return found[0].window if found else None
+
+    @property
+    def windows(self) -> HealthCounts:
+        """Health windows since the start of the process."""
+        return self._intake.counts
+
+    @property
+    def listening_since(self) -> datetime:
+        """Since when this process has been up to hear devices.
+
+        That is its start, or when the database was last away, or when time was last out of joint: somebody set the
+        clock, or the process stood still and what devices said meanwhile is yet to be read.
+        """
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        wall, stood = (now - self._looked[0]).total_seconds(), monotonic - self._looked[1]
+        if abs(wall - stood) > OUT_OF_JOINT_S or stood > STOOD_STILL_S:
+            self._deaf = now
+        self._looked = (now, monotonic)
+        return self._deaf
+
+    def last_word(self, device_id: str) -> datetime | None:
+        """When a device last said something to this process; None where it has not."""
+        return self._words.get(device_id)
 
     def told_elsewhere(self, device: Device) -> None:
         """A device's record was written by another plane: it may be connected there."""
@@ -250,6 +250,7 @@ class Fleet:
 
     async def tick(self, now: datetime, *, at_once: bool = False) -> None:
         """Writes down who left, and now and then who was heard of."""
+        _ = self.listening_since  # looks at the clocks
         while self._departures:
             async with self._store.writing() as tx:
                 noted = await self._note_departures(tx)

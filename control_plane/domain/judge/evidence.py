@@ -24,7 +24,7 @@ TOTAL = "TOTAL"
 """The stage that is the whole time of a frame in the agent."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Interval:
     """What a verdict needs of a health window.
 
@@ -32,6 +32,7 @@ class Interval:
         release_id: what served; empty where nothing did.
         received: when the plane had it.
         boot_id: of which run of the agent.
+        ended: on the device's monotonic clock.
         starts: how often the agent had started since it was installed.
         length: of the interval.
         frames: that count.
@@ -45,6 +46,7 @@ class Interval:
     release_id: str
     received: datetime
     boot_id: str = ""
+    ended: timedelta = timedelta(0)
     starts: int = 0
     length: timedelta = timedelta(0)
     frames: int = 0
@@ -65,6 +67,7 @@ def interval_of(stored: StoredWindow) -> Interval:
         release_id=window.release_id,
         received=stored.received,
         boot_id=window.boot_id,
+        ended=timedelta(microseconds=window.end_monotonic_ns // 1000),
         starts=window.starts,
         length=timedelta(microseconds=(window.end_monotonic_ns - window.start_monotonic_ns) // 1000),
         frames=max(0, sum(window.frames_by_outcome.values()) - uncounted),
@@ -74,6 +77,22 @@ def interval_of(stored: StoredWindow) -> Interval:
         self_tests_failed=window.self_tests_by_result.get("failed", 0),
         source_frames=window.errors_by_kind.get(SOURCE_FRAME, 0),
     )
+
+
+def placed(intervals: Sequence[Interval]) -> list[tuple[datetime, Interval]]:
+    """Intervals in the order of their receipt, each with the time at which it ended, by the plane's clock, as near as
+    can be told: windows that were kept on a device while it was cut off come late and together.
+
+    How the device's clock stands to the plane's is told by the one that was under way for the shortest time, of those
+    of the same boot that came no earlier. (An earlier one may be from before the plane's clock was set.)
+    """
+    zero: dict[str, datetime] = {}
+    found = []
+    for interval in reversed(intervals):
+        boot = interval.received - interval.ended
+        zero[interval.boot_id] = min(boot, zero.get(interval.boot_id, boot))
+        found.append((zero[interval.boot_id] + interval.ended, interval))
+    return found[::-1]
 
 
 @dataclasses.dataclass(frozen=True)
