@@ -65,10 +65,10 @@ def run(config: Config, environ: Mapping[str, str], stop: threading.Event, *, re
     Raises:
         FleetError: it cannot start, or the plane does not take the device in.
     """
-    join_token = _join_token(config.join_token_file)
     with contextlib.ExitStack() as closing:
         data = closing.enter_context(DataDir.opened(config.data_dir, owner="edge_agent"))
         identity = Identity.opened(data.path)
+        join_token = _join_token(config.join_token_file) if identity.credential is None else None  # used up otherwise
         slots = Slots.opened(data.path / "updates")
         _check_purpose(config, identity, slots, join_token)
         facts, boot_id = gather(), new_id("boot")

@@ -309,6 +309,7 @@ def test_an_agent_that_is_told_to_stop_ends_its_streams_in_order(bench: Bench, s
 def test_a_restart_without_the_plane_serves_what_is_committed(bench: Bench, serving: Agent) -> None:
     assert serving.end() == 0
     bench.plane.close()
+    bench.token.unlink()  # which is for the first start only
     again = bench.agent()
     again.wait_serving()
     masked(again.mask())
