@@ -21,10 +21,16 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
 from edge_agent.updates.codec import window_from, window_message
 from edge_agent.updates.messages import Buckets, Window
+from edge_agent.updates.slots import disk_errors
 from maskfleet.errors import DiskFullError, OutputError
+from maskfleet.logs import get_logger
 from maskfleet.v1 import devices_pb2
+
+_log = get_logger(__name__)
 
 LATENCY_BOUNDS_MS = (0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 25, 33, 40, 50, 66, 100, 150, 250, 500, 1000, 2500)
 CONFIDENCE_BOUNDS = tuple(round(i / 20, 2) for i in range(1, 20))
@@ -160,6 +166,18 @@ class WindowStore:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
+        self._path = path
+        try:
+            self._open()
+            self._rows()
+        except _DamagedError as error:
+            self._db.close()
+            self._put_aside()
+            _log.warning("the file of health windows is damaged; they begin anew", path=str(path), error=str(error))
+            self._open()
+
+    def _open(self) -> None:
+        path = self._path
         with _disk(path):
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             # A window that a power cut takes is a gap that the plane sees; a broken file would be all of them.
@@ -169,7 +187,16 @@ class WindowStore:
                 "CREATE TABLE IF NOT EXISTS windows (id INTEGER PRIMARY KEY, boot TEXT NOT NULL, "
                 "sequence INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE (boot, sequence))"
             )
-        self._path = path
+
+    def _put_aside(self) -> None:
+        with disk_errors(self._path):
+            self._path.replace(self._path.with_name(f"{self._path.name}.damaged"))
+            for suffix in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+
+    def _rows(self) -> list[tuple[int, bytes]]:
+        with self._lock, _disk(self._path):
+            return self._db.execute("SELECT id, CAST(body AS BLOB) FROM windows ORDER BY id").fetchall()
 
     def add(self, window: Window) -> None:
         """Keeps a window; beyond :data:`MAX_KEPT` the oldest goes.
@@ -191,15 +218,23 @@ class WindowStore:
             self._db.execute("DELETE FROM windows WHERE boot = ? AND sequence <= ?", (boot_id, sequence))
 
     def pending(self) -> list[Window]:
-        """All that are kept, oldest first."""
-        with self._lock, _disk(self._path):
-            rows = self._db.execute("SELECT body FROM windows ORDER BY id").fetchall()
-        return [window_from(devices_pb2.HealthWindow.FromString(body)) for (body,) in rows]
+        """All that are kept and can be read, oldest first."""
+        windows = []
+        for number, body in self._rows():
+            try:
+                windows.append(window_from(devices_pb2.HealthWindow.FromString(body)))
+            except (DecodeError, TypeError, ValueError) as error:
+                _log.warning("a health window on disk cannot be read", row=number, error=str(error))
+        return windows
 
     def close(self) -> None:
         """Closes the file."""
         with self._lock, contextlib.suppress(sqlite3.Error):
             self._db.close()
+
+
+class _DamagedError(OutputError):
+    """The file is no database, or a broken one."""
 
 
 @contextlib.contextmanager
@@ -209,6 +244,9 @@ def _disk(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         if "full" in str(error):
             raise DiskFullError(f"no room left to write {path}", remedy="free some space on that disk") from None
-        raise OutputError(
+        damaged = (
+            type(error) is sqlite3.DatabaseError
+        )  # what may pass, as a lock or a full disk, has classes of its own
+        raise (_DamagedError if damaged else OutputError)(
             f"{path} cannot be used ({error})", remedy="move it away; health windows begin anew"
         ) from None

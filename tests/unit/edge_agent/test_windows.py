@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -85,7 +87,30 @@ def test_the_oldest_windows_go_when_there_are_too_many(tmp_path: Path, monkeypat
     store.close()
 
 
-def test_a_broken_file_is_named(tmp_path: Path) -> None:
+def test_a_damaged_file_is_put_aside_and_windows_begin_anew(tmp_path: Path) -> None:
     (tmp_path / "health.db").write_bytes(b"no database " * 100)
+    store = WindowStore(tmp_path / "health.db")
+    assert store.pending() == []
+    for window in counted().closed(200, serving="r-2", temperatures={}):
+        store.add(window)
+    assert len(store.pending()) == 2
+    store.close()
+    assert (tmp_path / "health.db.damaged").read_bytes().startswith(b"no database")
+
+
+def test_a_window_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    store = WindowStore(tmp_path / "health.db")
+    for window in counted().closed(200, serving="r-2", temperatures={}):
+        store.add(window)
+    store.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "health.db")) as db, db:
+        db.execute("UPDATE windows SET body = ? WHERE sequence = 1", (b"\xff" * 9,))
+    again = WindowStore(tmp_path / "health.db")
+    assert [window.sequence for window in again.pending()] == [2]
+    again.close()
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "health.db").mkdir()
     with pytest.raises(OutputError, match=r"health\.db cannot be used"):
         WindowStore(tmp_path / "health.db")
