@@ -174,7 +174,7 @@ def _components(release_id: str, digest: str) -> list[devices_pb2.DesiredCompone
 
 
 def device_message(
-    device: Device, *, online: bool, assignment: Assignment | None, digest: str = ""
+    device: Device, *, online: bool, assignment: Assignment | None, digest: str = "", health: str = ""
 ) -> devices_pb2.Device:
     """A device as operators see it.
 
@@ -183,6 +183,7 @@ def device_message(
         online: its stream is open.
         assignment: what is wanted of it; None for nothing.
         digest: digest of that release.
+        health: its newest health window in a line; empty where there is none.
     """
     facts, report = device.facts, device.report
     return devices_pb2.Device(
@@ -202,6 +203,7 @@ def device_message(
         desired=_components(assignment.release_id, digest) if assignment else [],
         desired_generation=assignment.generation if assignment else 0,
         enrol_time=timestamp(device.enrolled),
+        health=health,
     )
 
 

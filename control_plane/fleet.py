@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from control_plane.domain.device import Device, Facts, Report
-from control_plane.domain.health import StoredWindow, Window
+from control_plane.domain.health import Window
 from control_plane.domain.selector import Selector
 from control_plane.enrolment import find_by_name
 from control_plane.events import note
@@ -120,12 +120,6 @@ class Fleet:
         except UnavailableError:
             self._deaf = self._clock.now()
             raise
-
-    async def newest_window(self, device_id: str) -> Window | None:
-        """A device's newest health window; None where there is none."""
-        async with self._store.reading() as look:
-            found = await look.select(StoredWindow, {"device_id": device_id}, descending=True, limit=1)
-        return found[0].window if found else None
 
     @property
     def windows(self) -> HealthCounts:

@@ -253,5 +253,10 @@ class Plane:
         self._metrics.show("devices", {"online": self._fleet.online_count(), "enrolled": devices})
         self._metrics.show(
             "health_windows",
-            {"stored": windows.stored, "repeated": windows.repeated, "refused": windows.refused},
+            {
+                "stored": windows.stored,
+                "repeated": windows.repeated,
+                "refused": windows.refused,
+                "missing": windows.missing,
+            },
         )

@@ -2,7 +2,7 @@
 
 - ``maskfleet_devices{state="online|enrolled"}``, ``maskfleet_builds{state}``, ``maskfleet_releases{state}``,
   ``maskfleet_rollouts{state="active|ended"}``: how many there are.
-- ``maskfleet_health_windows{result="stored|repeated|refused"}``: since the start of the process.
+- ``maskfleet_health_windows{result="stored|repeated|refused|missing"}``: since the start of the process.
 - ``maskfleet_rpc_total{method,code}``, ``maskfleet_rpc_seconds{method}``: calls, and how long unary ones took.
 - What the devices of the fleet count: :mod:`control_plane.fleet_metrics`.
 

@@ -11,6 +11,8 @@ from typing import Any
 from control_plane.auth import caller
 from control_plane.codec import device_message, facts_from, report_from, span, timestamp, to_device, window_from
 from control_plane.domain.device import Assignment, Device
+from control_plane.domain.health import StoredWindow, Window
+from control_plane.domain.judge.figures import in_a_line
 from control_plane.domain.release import Release
 from control_plane.driving import Seat
 from control_plane.enrolment import Enrolment
@@ -26,6 +28,7 @@ from maskfleet.v1 import devices_service_pb2 as wire
 
 REPORT_INTERVAL_S = 10
 HELLO_S = 10.0
+TAKING = 32  # health windows of a device on their way into the store
 FEATURES = ("health-windows",)
 
 
@@ -89,7 +92,12 @@ class DevicesServicer(devices_service_pb2_grpc.DevicesServiceServicer):
                 await asyncio.gather(reader, return_exceptions=True)
 
     async def _read(self, link: Link, requests: AsyncIterator[wire.ConnectRequest]) -> None:
-        """Takes in what a device says, until it says no more; ends the stream then."""
+        """Takes in what a device says, until it says no more; ends the stream then.
+
+        Several health windows are on their way into the store at a time, so that a device that was away for long hands
+        its windows over in a few transactions.
+        """
+        taking: set[asyncio.Task[None]] = set()
         try:
             async for request in requests:
                 match request.WhichOneof("kind"):
@@ -98,15 +106,28 @@ class DevicesServicer(devices_service_pb2_grpc.DevicesServiceServicer):
                         if await self._fleet.reported(link.device_id, report):
                             await self._seat.reported(link.device_id, report)
                     case "health":
-                        ack = await self._fleet.health(link.device_id, window_from(request.health))
-                        if ack is not None:
-                            link.acknowledge(ack)
+                        while len(taking) >= TAKING:
+                            await asyncio.wait(taking, return_when=asyncio.FIRST_COMPLETED)
+                        task = asyncio.create_task(self._take(link, window_from(request.health)))
+                        taking.add(task)
+                        task.add_done_callback(taking.discard)
                     case "hello":
                         raise InvalidInputError("a device says Hello once", remedy="open another stream")
                     case _:
                         pass  # of a newer version
+            if taking:
+                await asyncio.wait(taking)
             link.end()
         except Exception as error:  # noqa: BLE001  # whatever it is, the stream must end with it and not hang
+            link.end(error)
+        finally:
+            for task in taking:
+                task.cancel()
+
+    async def _take(self, link: Link, window: Window) -> None:
+        try:
+            link.acknowledge(await self._fleet.health(link.device_id, window))
+        except Exception as error:  # noqa: BLE001  # as above
             link.end(error)
 
     async def ListDevices(self, request: wire.ListDevicesRequest, context: Any) -> wire.ListDevicesResponse:
@@ -128,11 +149,13 @@ class DevicesServicer(devices_service_pb2_grpc.DevicesServiceServicer):
         async with self._store.reading() as look:
             assignment = await look.get(Assignment, device.id)
             release = await look.get(Release, assignment.release_id) if assignment and assignment.release_id else None
+            windows = await look.select(StoredWindow, {"device_id": device.id}, descending=True, limit=1)
         return device_message(
             device,
             online=self._fleet.online(device.id),
             assignment=assignment,
             digest=release.manifest_digest if release else "",
+            health=in_a_line(windows[0]) if windows else "",
         )
 
 

@@ -16,7 +16,9 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from control_plane.domain.cohort import Cohort
-from control_plane.domain.judge.evidence import DeviceEvidence, Evidence, Interval
+from control_plane.domain.health import StoredWindow
+from control_plane.domain.judge.evidence import DeviceEvidence, Evidence, Interval, interval_of
+from control_plane.domain.judge.wording import counted, milliseconds
 from control_plane.domain.series import rebucketed
 
 LEAST_FRAMES = 20
@@ -100,6 +102,15 @@ class Figures:
     def of(self, cohort: Cohort) -> list[DeviceFigures]:
         """A cohort's devices."""
         return [device for device in self.devices if device.cohort is cohort]
+
+
+def in_a_line(stored: StoredWindow) -> str:
+    """A window for people: ``1,200 frames, 0 failed, p95 48 ms``."""
+    told = measure([interval_of(stored)])
+    if not told.frames:
+        return "no frames"
+    latency = "" if told.p95_ms is None else f", p95 {milliseconds(told.p95_ms)}"
+    return f"{counted(told.frames, 'frame')}, {told.failed:,} failed{latency}"
 
 
 def measure(intervals: Iterable[Interval]) -> Measured:
