@@ -1,6 +1,6 @@
 """What the judge says, and how it is kept.
 
-A record holds everything that its verdict rests on, as plain JSON: :func:`control_plane.domain.judge.evaluate.replay`
+A record holds everything that its verdict rests on, as plain JSON: :func:`control_plane.domain.judge.judgement.replay`
 recomputes the verdict from the record alone.
 """
 
