@@ -50,6 +50,8 @@ _log = get_logger(__name__)
 CALL_S = 15.0
 FIRST_DELAY_S = 0.5
 MAX_DELAY_S = 10.0
+SILENT_S = 60.0
+"""A download that brings no byte for so long is ended."""
 _REFUSED = (AuthenticationError, ForbiddenError, IntegrityError, InvalidInputError, NotFoundError, PreconditionError)
 
 
@@ -145,19 +147,38 @@ class PlaneLink:
             FleetError: as the plane says, or the way there.
         """
         call = None
+        heard, silent = threading.Event(), threading.Event()
+
+        def watch(call: grpc.Call) -> None:
+            """Ends a download that brings nothing: whoever waits for it waits for newer wishes too."""
+            while heard.wait(SILENT_S):
+                heard.clear()
+                if not call.is_active():
+                    return
+            silent.set()
+            call.cancel()
+
         try:
             call = self._artifacts.DownloadArtifact(
                 artifacts_service_pb2.DownloadArtifactRequest(digest=digest, offset=offset), metadata=self._metadata()
             )
+            threading.Thread(target=watch, args=(call,), name="download-watch", daemon=True).start()
             for piece in call:
+                if piece.chunk:  # an empty piece is no sign of progress
+                    heard.set()
                 yield piece.size_bytes, piece.chunk
         except grpc.RpcError as error:
+            if silent.is_set():
+                raise UnavailableError(
+                    f"{self._peer} sent nothing of an engine for {SILENT_S:g} s", remedy="it is gone on with later"
+                ) from None
             raise from_rpc_error(error, peer=self._peer) from None
         except ValueError:  # the channel is closed: the agent stops
             raise UnavailableError(f"the connection to {self._peer} is closed") from None
         finally:
             if call is not None:
                 call.cancel()
+            heard.set()
 
     def _metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         credential = self._identity.credential
