@@ -1,31 +1,37 @@
 """Rollouts as two tables: one moves the rollout, one moves each of its devices. Nothing else moves either.
 
 Rules
-- Devices belong to waves, counted from 0; a wave opens once the one before it has settled. (There is one wave for now.)
+- Devices belong to waves, counted from 0. Which devices a rollout has, and in which wave, is settled when it is made:
+  a device that is relabelled later, or added, changes nothing.
 - What is wanted of a device follows from where it stands (:func:`wanted_release`): the new release while it updates and
   once it has committed, its baseline in every other state. So a device that refuses a release is sent back to what it
-  ran before, and so is one that is recalled.
-- A device that is offline stays UPDATING and catches up when it returns. In a rollout that is being stopped it is not
-  waited for longer than :data:`RECALL_PATIENCE`: what is wanted of it is written down, and it goes back when it
-  returns.
-- :func:`decide` sees numbers of devices by wave and state, never the devices: a report costs the same in a fleet of
-  three and of ten thousand.
+  ran before, and so is one that is recalled, rolled back, or left behind.
+- A device that is offline stays UPDATING and catches up when it returns, unless the strategy's ``expire_after`` leaves
+  it behind. On the way back it is not waited for longer than :data:`RECALL_PATIENCE`: what is wanted of it is written
+  down, and it goes back when it returns.
+- A soak is *watched time*, added up from steps of at most :data:`LONGEST_STEP`: what the wall clock does, and the time
+  in which no plane was up, change nothing. Pausing stops it; going on goes on where it stopped.
 
->>> decide(rollout, {(0, MemberState.COMMITTED): 3}, now)
-[Move(event=<RolloutEvent.ALL_COMMITTED: ...>, reason='all 3 devices committed r-2')]
+What moves a rollout when is :mod:`control_plane.domain.waves`.
+
+>>> rollout.moved(RolloutEvent.PAUSE, reason="an operator paused it", now=now).state
+<RolloutState.PAUSED: 'PAUSED'>
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 
+from control_plane.domain.cohort import Cohort
 from control_plane.domain.device import ComponentState, Report
+from control_plane.domain.strategy import Strategy
 from maskfleet.errors import PreconditionError
 
 RECALL_PATIENCE = timedelta(seconds=60)
+LONGEST_STEP = timedelta(seconds=5)
+"""Of watched time: a step that is longer was not watched to its end (a clock that jumped, a machine that slept)."""
 
 
 class RolloutState(enum.Enum):
@@ -33,6 +39,11 @@ class RolloutState(enum.Enum):
 
     PENDING = "PENDING"
     PROGRESSING = "PROGRESSING"
+    SOAKING = "SOAKING"
+    HELD = "HELD"
+    PAUSED = "PAUSED"
+    ROLLING_BACK = "ROLLING_BACK"
+    ROLLED_BACK = "ROLLED_BACK"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     ABORTING = "ABORTING"
@@ -43,21 +54,52 @@ class RolloutEvent(enum.Enum):
     """What moves a rollout."""
 
     START = "its first wave opens"
+    SETTLE = "the wave's devices have settled"
+    PASS = "the judge passes the wave, the next one opens"  # noqa: S105  # no password
     ALL_COMMITTED = "every device committed"
-    SOME_FAILED = "every device settled, at least one refused"
+    SOME_FAILED = "every device settled, not all committed"
+    HARM = "the release does harm"
+    HOLD = "the judge cannot tell, or failed"
+    PAUSE = "an operator pauses it"
+    RESUME = "an operator goes on"
+    PROMOTE = "an operator opens every wave"
     ABORT = "an operator stops it"
     ALL_BACK = "every device settled"
 
 
+_S, _E = RolloutState, RolloutEvent
 ROLLOUT_TABLE: dict[tuple[RolloutState, RolloutEvent], RolloutState] = {
-    (RolloutState.PENDING, RolloutEvent.START): RolloutState.PROGRESSING,
-    (RolloutState.PENDING, RolloutEvent.ABORT): RolloutState.ABORTING,
-    (RolloutState.PROGRESSING, RolloutEvent.ALL_COMMITTED): RolloutState.SUCCEEDED,
-    (RolloutState.PROGRESSING, RolloutEvent.SOME_FAILED): RolloutState.FAILED,
-    (RolloutState.PROGRESSING, RolloutEvent.ABORT): RolloutState.ABORTING,
-    (RolloutState.ABORTING, RolloutEvent.ALL_BACK): RolloutState.ABORTED,
+    (_S.PENDING, _E.START): _S.PROGRESSING,
+    (_S.PENDING, _E.ABORT): _S.ABORTING,
+    (_S.PROGRESSING, _E.SETTLE): _S.SOAKING,
+    (_S.PROGRESSING, _E.ALL_COMMITTED): _S.SUCCEEDED,
+    (_S.PROGRESSING, _E.SOME_FAILED): _S.FAILED,
+    (_S.PROGRESSING, _E.HARM): _S.ROLLING_BACK,
+    (_S.PROGRESSING, _E.HOLD): _S.HELD,
+    (_S.PROGRESSING, _E.PAUSE): _S.PAUSED,
+    (_S.PROGRESSING, _E.PROMOTE): _S.PROGRESSING,
+    (_S.PROGRESSING, _E.ABORT): _S.ABORTING,
+    (_S.SOAKING, _E.PASS): _S.PROGRESSING,
+    (_S.SOAKING, _E.ALL_COMMITTED): _S.SUCCEEDED,
+    (_S.SOAKING, _E.HARM): _S.ROLLING_BACK,
+    (_S.SOAKING, _E.HOLD): _S.HELD,
+    (_S.SOAKING, _E.PAUSE): _S.PAUSED,
+    (_S.SOAKING, _E.PROMOTE): _S.PROGRESSING,
+    (_S.SOAKING, _E.ABORT): _S.ABORTING,
+    (_S.HELD, _E.HARM): _S.ROLLING_BACK,
+    (_S.HELD, _E.RESUME): _S.PROGRESSING,
+    (_S.HELD, _E.PROMOTE): _S.PROGRESSING,
+    (_S.HELD, _E.ABORT): _S.ABORTING,
+    (_S.PAUSED, _E.HARM): _S.ROLLING_BACK,
+    (_S.PAUSED, _E.RESUME): _S.PROGRESSING,
+    (_S.PAUSED, _E.PROMOTE): _S.PROGRESSING,
+    (_S.PAUSED, _E.ABORT): _S.ABORTING,
+    (_S.ROLLING_BACK, _E.ALL_BACK): _S.ROLLED_BACK,
+    (_S.ABORTING, _E.ALL_BACK): _S.ABORTED,
 }
-ENDED = frozenset({RolloutState.SUCCEEDED, RolloutState.FAILED, RolloutState.ABORTED})
+ENDED = frozenset({_S.SUCCEEDED, _S.FAILED, _S.ABORTED, _S.ROLLED_BACK})
+WATCHED = frozenset({_S.PROGRESSING, _S.SOAKING, _S.HELD, _S.PAUSED})
+"""States in which a judged rollout is looked at: hard limits hold in all of them."""
 
 
 class MemberState(enum.Enum):
@@ -67,6 +109,7 @@ class MemberState(enum.Enum):
     UPDATING = "UPDATING"
     COMMITTED = "COMMITTED"
     FAILED = "FAILED"
+    EXPIRED = "EXPIRED"
     REVERTING = "REVERTING"
     REVERTED = "REVERTED"
 
@@ -77,22 +120,37 @@ class MemberEvent(enum.Enum):
     ASSIGN = "its wave opens"
     COMMIT = "it committed the release"
     REFUSE = "it refused the release or took it back"
+    EXPIRE = "it was offline for too long"
     RECALL = "the rollout is stopped"
+    ROLL_BACK = "the release does harm"
     RETURN = "it settled on its baseline"
-    GIVE_UP = "it is offline for too long"
+    GIVE_UP = "it is offline, its way back is written down"
 
 
 MEMBER_TABLE: dict[tuple[MemberState, MemberEvent], MemberState] = {
     (MemberState.PENDING, MemberEvent.ASSIGN): MemberState.UPDATING,
+    (MemberState.PENDING, MemberEvent.EXPIRE): MemberState.EXPIRED,
     (MemberState.PENDING, MemberEvent.RECALL): MemberState.REVERTED,
+    (MemberState.PENDING, MemberEvent.ROLL_BACK): MemberState.REVERTED,
     (MemberState.UPDATING, MemberEvent.COMMIT): MemberState.COMMITTED,
     (MemberState.UPDATING, MemberEvent.REFUSE): MemberState.FAILED,
+    (MemberState.UPDATING, MemberEvent.EXPIRE): MemberState.EXPIRED,
     (MemberState.UPDATING, MemberEvent.RECALL): MemberState.REVERTING,
+    (MemberState.UPDATING, MemberEvent.ROLL_BACK): MemberState.REVERTING,
+    (MemberState.COMMITTED, MemberEvent.ROLL_BACK): MemberState.REVERTING,
     (MemberState.REVERTING, MemberEvent.RETURN): MemberState.REVERTED,
     (MemberState.REVERTING, MemberEvent.GIVE_UP): MemberState.REVERTED,
 }
-SETTLED = frozenset({MemberState.COMMITTED, MemberState.FAILED, MemberState.REVERTED})
+SETTLED = frozenset({MemberState.COMMITTED, MemberState.FAILED, MemberState.EXPIRED, MemberState.REVERTED})
 RECALLABLE = frozenset(state for state, event in MEMBER_TABLE if event is MemberEvent.RECALL)
+REVERSIBLE = frozenset(state for state, event in MEMBER_TABLE if event is MemberEvent.ROLL_BACK)
+EXPIRING = frozenset(state for state, event in MEMBER_TABLE if event is MemberEvent.EXPIRE)
+
+_REMEDIES = {
+    RolloutEvent.PAUSE: "only a rollout that moves or is watched can be paused",
+    RolloutEvent.RESUME: "only a rollout that is PAUSED or HELD can be resumed",
+    RolloutEvent.PROMOTE: "only a rollout that is PROGRESSING, SOAKING, HELD or PAUSED can be promoted",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +165,12 @@ class Rollout:
         selector: how they were chosen, as it was written.
         state: where it stands.
         created: when.
-        waves: how many there are.
+        strategy: how it goes about it, complete.
         wave: the last one that opened; -1 before the first.
+        opened: when that was.
+        watched: for how long it has been watched since its devices settled.
+        promoted: an operator said not to wait for the judge.
+        decisions: how many were written down.
         reason: why it is where it is, in a sentence.
         ended: when it ended.
     """
@@ -120,8 +182,12 @@ class Rollout:
     selector: str
     state: RolloutState
     created: datetime
-    waves: int = 1
+    strategy: Strategy = Strategy()
     wave: int = -1
+    opened: datetime | None = None
+    watched: timedelta = timedelta(0)
+    promoted: bool = False
+    decisions: int = 0
     reason: str = ""
     ended: datetime | None = None
 
@@ -129,6 +195,26 @@ class Rollout:
     def active(self) -> bool:
         """It has not ended."""
         return self.state not in ENDED
+
+    @property
+    def waves(self) -> int:
+        """How many there are."""
+        return len(self.strategy.waves)
+
+    @property
+    def soak(self) -> timedelta:
+        """For how long the wave that is open is watched."""
+        return self.strategy.waves[self.wave].soak if self.wave >= 0 else timedelta(0)
+
+    @property
+    def soaked(self) -> bool:
+        """The wave that is open was watched for long enough."""
+        return self.state is RolloutState.SOAKING and self.watched >= self.soak
+
+    @property
+    def looked_at(self) -> bool:
+        """The judge looks at it now."""
+        return self.strategy.judged and self.state in WATCHED and self.wave >= 0
 
     def moved(self, event: RolloutEvent, *, reason: str, now: datetime) -> Rollout:
         """The rollout after an event.
@@ -138,10 +224,33 @@ class Rollout:
         """
         state = ROLLOUT_TABLE.get((self.state, event))
         if state is None:
-            raise PreconditionError(
-                f"rollout {self.id} is {self.state.value}", remedy="only a rollout that is under way can change"
-            )
-        return dataclasses.replace(self, state=state, reason=reason, ended=now if state in ENDED else None)
+            if not self.active:
+                remedy = "it has ended; start another one"
+            else:
+                remedy = _REMEDIES.get(event, "only a rollout that is under way can change")
+            raise PreconditionError(f"rollout {self.id} is {self.state.value}", remedy=remedy)
+        watched = self.watched
+        if self.state is RolloutState.HELD and event is RolloutEvent.RESUME:
+            watched = min(watched, self.soak)  # the judge's patience begins again
+        return dataclasses.replace(
+            self,
+            state=state,
+            reason=reason,
+            watched=watched,
+            promoted=self.promoted or event is RolloutEvent.PROMOTE,
+            ended=now if state in ENDED else None,
+        )
+
+    def opening(self, wave: int, now: datetime) -> Rollout:
+        """The rollout once a wave opens."""
+        return dataclasses.replace(self, wave=wave, opened=now, watched=timedelta(0))
+
+    def after(self, step: timedelta) -> Rollout:
+        """The rollout once it has been watched for a while longer; the same value where it is not watched."""
+        step = min(max(step, timedelta(0)), LONGEST_STEP)
+        if self.state is not RolloutState.SOAKING or not step:
+            return self
+        return dataclasses.replace(self, watched=self.watched + step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +266,9 @@ class Member:
         state: where it stands.
         generation: of the assignment that was last written for it; 0 before the first.
         detail: what it does, for people.
+        cohort: what it was drawn for: CONTROL is held out and moves with the last wave.
+        stratum: within which it was drawn, as ``site=berlin``; empty where there is one for all.
+        away: for how long it has been offline, as far as it was written down.
     """
 
     rollout_id: str
@@ -167,6 +279,9 @@ class Member:
     state: MemberState = MemberState.PENDING
     generation: int = 0
     detail: str = ""
+    cohort: Cohort = Cohort.CANARY
+    stratum: str = ""
+    away: timedelta = timedelta(0)
 
     def moved(self, event: MemberEvent, *, detail: str = "") -> Member:
         """The device after an event.
@@ -180,69 +295,18 @@ class Member:
         return dataclasses.replace(self, state=state, detail=detail)
 
 
-Tally = Mapping[tuple[int, MemberState], int]
-"""Numbers of devices by wave and state."""
+def cohort_now(member: Member, wave: int) -> Cohort | None:
+    """The cohort that a device belongs to while a wave is open: None where its turn has not come.
 
-
-@dataclasses.dataclass(frozen=True)
-class Move:
-    """The rollout moves."""
-
-    event: RolloutEvent
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class OpenWave:
-    """Every device of a wave gets the release."""
-
-    wave: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Recall:
-    """Every device that has not settled goes back to its baseline."""
-
-
-Action = Move | OpenWave | Recall
-
-
-def decide(rollout: Rollout, tally: Tally, now: datetime) -> list[Action]:  # soak times will ask for it
-    """What is to be done next. Applied and asked again, it comes to rest at an empty list.
+    A control device becomes a canary when its wave, the last one, opens.
 
     Args:
-        rollout: as it stands.
-        tally: its devices.
-        now: for rules with time in them.
+        member: the device.
+        wave: the last one that opened; -1 before the first.
     """
-    match rollout.state:
-        case RolloutState.PENDING:
-            return [Move(RolloutEvent.START, f"wave 1 of {rollout.waves} is under way"), OpenWave(0)]
-        case RolloutState.PROGRESSING:
-            if any(n and wave <= rollout.wave and state not in SETTLED for (wave, state), n in tally.items()):
-                return []
-            if rollout.wave + 1 < rollout.waves:
-                return [OpenWave(rollout.wave + 1)]
-            total, failed = sum(tally.values()), _in_state(tally, MemberState.FAILED)
-            if failed:
-                first = f"; {rollout.reason}" if rollout.reason else ""
-                reason = f"{failed} of {total} devices refused {rollout.release_id} or took it back{first}"
-                return [Move(RolloutEvent.SOME_FAILED, reason)]
-            devices = "the device" if total == 1 else f"all {total} devices"
-            return [Move(RolloutEvent.ALL_COMMITTED, f"{devices} committed {rollout.release_id}")]
-        case RolloutState.ABORTING:
-            if any(_in_state(tally, state) for state in RECALLABLE):
-                return [Recall()]
-            if _in_state(tally, MemberState.REVERTING):
-                return []
-            kept = _in_state(tally, MemberState.COMMITTED)
-            return [Move(RolloutEvent.ALL_BACK, f"{rollout.reason}; {kept} devices had committed and stay")]
-        case _:
-            return []
-
-
-def _in_state(tally: Tally, state: MemberState) -> int:
-    return sum(n for (_, found), n in tally.items() if found is state)
+    if member.wave <= wave:
+        return Cohort.CANARY
+    return Cohort.CONTROL if member.cohort is Cohort.CONTROL else None
 
 
 def wanted_release(member: Member, release_id: str) -> str:
@@ -265,7 +329,10 @@ def observe(member: Member, report: Report, *, release_id: str, release_digest: 
         return member  # it does not know yet
     states = {component.state for component in report.components}
     if member.state is MemberState.REVERTING:
-        return member.moved(MemberEvent.RETURN, detail=report.detail) if report.settled else _told(member, report)
+        if not report.settled:
+            return _told(member, report)
+        detail = report.detail if member.baseline_release_id else "it ran nothing before and keeps what it has"
+        return member.moved(MemberEvent.RETURN, detail=detail)
     if ComponentState.REVERTED in states and report.settled:
         reasons = [c.reason for c in report.components if c.state is ComponentState.REVERTED and c.reason]
         return member.moved(MemberEvent.REFUSE, detail=reasons[0] if reasons else "it gave no reason")
@@ -281,7 +348,28 @@ def _told(member: Member, report: Report) -> Member:
 
 
 def give_up(member: Member, offline_for: timedelta) -> Member:
-    """The device after a look at how long it has been offline: in a stopped rollout nobody waits for ever."""
+    """The device after a look at how long it has been offline: on the way back nobody waits for ever."""
     if member.state is MemberState.REVERTING and offline_for >= RECALL_PATIENCE:
         return member.moved(MemberEvent.GIVE_UP, detail="offline; it goes back when it returns")
     return member
+
+
+def expire(member: Member, away: timedelta, limit: timedelta | None) -> Member:
+    """The device after a look at how long it has been offline before it had the release.
+
+    Args:
+        member: as it stands.
+        away: for how long it has been offline, while a plane was up to see it return.
+        limit: the strategy's ``expire_after``.
+    """
+    if limit is None or member.state not in EXPIRING or away < limit:
+        return member
+    return member.moved(MemberEvent.EXPIRE, detail=f"offline for {_span(limit)} or longer; it is left behind")
+
+
+def _span(span: timedelta) -> str:
+    seconds = round(span.total_seconds())
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

@@ -16,12 +16,13 @@ import functools
 import types
 import typing
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from control_plane.domain.device import Assignment, Device, JoinToken
 from control_plane.domain.event import Event
 from control_plane.domain.health import StoredWindow, WindowMark
+from control_plane.domain.judge.decision import DecisionRecord
 from control_plane.domain.release import Build, Model, Release
 from control_plane.domain.rollout import Member, Rollout
 
@@ -126,6 +127,13 @@ KINDS: dict[type, Kind] = {
         {"rollout_id": lambda r: r.rollout_id, "device_id": lambda r: r.device_id, "state": lambda r: r.state.value},
         topics=lambda r: (r.rollout_id,),
     ),
+    DecisionRecord: Kind(
+        "decisions",
+        lambda r: r.id,
+        lambda r: f"{r.rollout_id}/{r.number:08d}",
+        {"rollout_id": lambda r: r.rollout_id},
+        topics=lambda r: (r.rollout_id,),
+    ),
     StoredWindow: Kind(
         "health_windows",
         lambda r: f"{r.device_id}/{r.boot_id}/{r.sequence}",
@@ -149,13 +157,15 @@ KINDS: dict[type, Kind] = {
 
 
 def to_json(value: Any) -> Any:
-    """Plain values: dataclasses become objects, times ISO 8601, bytes base64, members of enums their values."""
+    """Plain values: dataclasses become objects, times ISO 8601, spans seconds, bytes base64, enums their values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, Mapping):
@@ -192,6 +202,8 @@ def _read(hint: Any, value: Any) -> Any:
         return typing.cast(type, hint)(**{n: _read(h, value[n]) for n, h in hints.items() if n in value})
     if hint is datetime:
         return datetime.fromisoformat(value)
+    if hint is timedelta:
+        return timedelta(seconds=value)
     if hint is bytes:
         return base64.b64decode(value)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):

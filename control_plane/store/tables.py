@@ -86,6 +86,11 @@ class Members(Named, table=True):
     state: str
 
 
+class Decisions(Named, table=True):
+    __tablename__ = "decisions"
+    rollout_id: str = Field(foreign_key="rollouts.key", index=True)
+
+
 class HealthWindows(Numbered, table=True):
     __tablename__ = "health_windows"
     device_id: str = Field(foreign_key="devices.key", index=True)

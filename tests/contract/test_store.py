@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from control_plane.domain.cohort import Cohort
 from control_plane.domain.device import Assignment, Component, ComponentState, Device, Facts, JoinToken, Report
 from control_plane.domain.event import Event
 from control_plane.domain.health import Histogram, StoredWindow, Window, WindowMark
+from control_plane.domain.judge import DecisionRecord, Verdict
 from control_plane.domain.release import Build, BuildState, Model, Release, ReleaseState, Tensor
 from control_plane.domain.rollout import Member, MemberState, Rollout, RolloutState
+from control_plane.domain.strategy import JudgeKind, JudgePolicy, Share, Strategy, WaveSpec
 from control_plane.store.memory import MemoryStore
 from control_plane.store.port import Store
 from control_plane.store.records import KINDS, Number, Request
@@ -50,7 +53,13 @@ RELEASE = Release(
     model_digest="sha256:" + "a" * 64, decoder="centerface", precision="fp32", input_width=640, input_height=352,
     policy=MaskPolicy(style=Style.SOLID), targets=("ort-cpu",), created=NOW, manifest=b"{}", manifest_digest="x",
 )  # fmt: skip
-ROLLOUT = Rollout("ro-1", 1, "r-1", "sha256:x", "site=berlin", RolloutState.PROGRESSING, NOW)
+STRATEGY = Strategy(
+    (WaveSpec(Share(count=1), timedelta(seconds=12)), WaveSpec(Share(percent=100.0))), Share(percent=12.5),
+    ("site",), 7, JudgePolicy(JudgeKind.THRESHOLDS), timedelta(hours=12),
+)  # fmt: skip
+ROLLOUT = Rollout(
+    "ro-1", 1, "r-1", "sha256:x", "site=berlin", RolloutState.SOAKING, NOW, STRATEGY, 0, NOW, timedelta(seconds=7)
+)
 WINDOW = Window(
     "b1", 3, 1, 2**63, frames_by_outcome={"MASKED": 2**40}, confidence=Histogram((0.5,), (1, 2), 1.5),
     latency_ms_by_stage={"detect": Histogram((1.0, 2.0), (1, 2, 3), 4.5)}, temperatures_c={"cpu": 51.5},
@@ -70,7 +79,10 @@ RECORDS = [
     ),
     Build("b-1", 1, "r-1", "ort-cpu", BuildState.BUILDING, progress=0.5, lease_id="l-1", lease_until=NOW),
     ROLLOUT,
-    Member("ro-1", "d-a", "a", "", 0, MemberState.UPDATING, 7),
+    Member("ro-1", "d-a", "a", "", 0, MemberState.UPDATING, 7, "", Cohort.CONTROL, "site=a", timedelta(seconds=1.5)),
+    DecisionRecord(
+        "ro-1/1", "ro-1", 1, NOW, 0, Verdict.FAIL, "roll back", ("it is slower",), False, {"a": [1, None, {"b": 0.5}]}
+    ),
     StoredWindow("d-a", "b1", 3, 1, NOW, WINDOW),
     WindowMark("d-a", "b1", 3),
     Event(1, NOW, "release.ready", "r-1", "every build passed", "plane"),

@@ -1,38 +1,36 @@
-"""The rollout tables, one rule at a time and walked at random."""
+"""The rollout tables and values, one rule at a time."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from control_plane.domain.cohort import Cohort
 from control_plane.domain.device import Component, ComponentState, Report
 from control_plane.domain.rollout import (
     ENDED,
+    EXPIRING,
+    LONGEST_STEP,
     MEMBER_TABLE,
     RECALL_PATIENCE,
-    RECALLABLE,
+    REVERSIBLE,
     ROLLOUT_TABLE,
     SETTLED,
+    WATCHED,
     Member,
-    MemberEvent,
     MemberState,
-    Move,
-    OpenWave,
-    Recall,
     Rollout,
     RolloutEvent,
     RolloutState,
-    decide,
+    cohort_now,
+    expire,
     give_up,
     observe,
     wanted_release,
 )
+from control_plane.domain.strategy import ALL, Share, Strategy, WaveSpec
 from maskfleet.errors import PreconditionError
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -108,56 +106,77 @@ def test_what_is_wanted_follows_from_where_a_device_stands() -> None:
     assert set(wanted.values()) == {"r-1", "r-2"}
 
 
-U, C, F, P, B, R = (
-    MemberState.UPDATING, MemberState.COMMITTED, MemberState.FAILED, MemberState.PENDING, MemberState.REVERTING,
-    MemberState.REVERTED,
-)  # fmt: skip
-PENDING, ABORTING = RolloutState.PENDING, RolloutState.ABORTING
-DECISIONS = {
-    "a new rollout opens its first wave": (
-        {"state": PENDING, "wave": -1}, {(0, P): 3}, [RolloutEvent.START, OpenWave(0)],
-    ),
-    "one device is on its way": ({}, {(0, C): 2, (0, U): 1}, []),
-    "all committed": ({}, {(0, C): 3, (0, U): 0}, [RolloutEvent.ALL_COMMITTED]),
-    "one refused, one is on its way": ({}, {(0, F): 1, (0, U): 1}, []),
-    "one refused, the others committed": ({}, {(0, F): 1, (0, C): 2}, [RolloutEvent.SOME_FAILED]),
-    "the next wave opens once the first settled": ({"waves": 2}, {(0, C): 1, (1, P): 4}, [OpenWave(1)]),
-    "the next wave waits for the first": ({"waves": 2}, {(0, U): 1, (1, P): 4}, []),
-    "stopped: who is on its way is recalled": ({"state": ABORTING}, {(0, U): 1, (0, C): 1}, [Recall()]),
-    "stopped before it began": ({"state": ABORTING, "wave": -1}, {(0, P): 1}, [Recall()]),
-    "stopped: waits for who goes back": ({"state": ABORTING}, {(0, B): 1, (0, C): 1}, []),
-    "stopped: all settled": ({"state": ABORTING}, {(0, R): 1, (0, C): 1, (0, F): 1}, [RolloutEvent.ALL_BACK]),
-}  # fmt: skip
+def test_a_device_without_a_former_release_says_that_it_keeps_what_it_has() -> None:
+    member = dataclasses.replace(MEMBER, state=MemberState.REVERTING, generation=6, baseline_release_id="")
+    back = seen(member, report(ComponentState.COMMITTED, generation=6))
+    assert (back.state, back.detail) == (MemberState.REVERTED, "it ran nothing before and keeps what it has")
 
 
-@pytest.mark.parametrize(("fields", "tally", "actions"), DECISIONS.values(), ids=DECISIONS.keys())
-def test_a_decision(
-    fields: dict[str, object], tally: dict[tuple[int, MemberState], int], actions: list[object]
-) -> None:
-    rollout = dataclasses.replace(ROLLOUT, **fields)  # type: ignore[arg-type]
-    assert [a.event if isinstance(a, Move) else a for a in decide(rollout, tally, NOW)] == actions
-
-
-def test_an_ended_rollout_decides_nothing_and_cannot_move() -> None:
+def test_an_ended_rollout_cannot_move() -> None:
     for state in ENDED:
-        rollout = dataclasses.replace(ROLLOUT, state=state)
-        assert decide(rollout, {(0, U): 1}, NOW) == []
         for event in RolloutEvent:
-            with pytest.raises(PreconditionError):
-                rollout.moved(event, reason="", now=NOW)
+            with pytest.raises(PreconditionError) as caught:
+                dataclasses.replace(ROLLOUT, state=state).moved(event, reason="", now=NOW)
+            assert "start another" in caught.value.remedy
 
 
-def test_only_a_stopped_rollout_gives_a_device_up() -> None:
+def test_on_the_way_back_a_device_that_is_away_is_given_up_and_on_the_way_there_it_is_not() -> None:
     reverting = dataclasses.replace(MEMBER, state=MemberState.REVERTING)
     assert give_up(reverting, RECALL_PATIENCE).state is MemberState.REVERTED
     assert give_up(reverting, RECALL_PATIENCE - timedelta(seconds=1)) is reverting
     assert give_up(MEMBER, timedelta(days=9)) is MEMBER
 
 
+def test_a_device_is_left_behind_only_before_it_has_the_release_and_only_where_there_is_a_limit() -> None:
+    hour = timedelta(hours=1)
+    for state in MemberState:
+        member = dataclasses.replace(MEMBER, state=state)
+        assert expire(member, 9 * hour, None) is member
+        assert expire(member, hour - timedelta(seconds=1), hour) is member
+        assert (expire(member, hour, hour) is not member) is (state in EXPIRING)
+    gone = expire(MEMBER, hour, hour)
+    assert gone.state is MemberState.EXPIRED
+    assert "1 h" in gone.detail
+    assert {MemberState.PENDING, MemberState.UPDATING} == EXPIRING
+
+
+def test_a_control_device_is_control_until_its_wave_opens() -> None:
+    held = dataclasses.replace(MEMBER, cohort=Cohort.CONTROL, wave=1)
+    later = dataclasses.replace(MEMBER, wave=1)
+    assert [cohort_now(held, wave) for wave in (-1, 0, 1)] == [Cohort.CONTROL, Cohort.CONTROL, Cohort.CANARY]
+    assert [cohort_now(later, wave) for wave in (-1, 0, 1)] == [None, None, Cohort.CANARY]
+
+
+SOAK = Strategy((WaveSpec(Share(count=1), timedelta(seconds=10)), WaveSpec(ALL)))
+SOAKING = dataclasses.replace(ROLLOUT, strategy=SOAK, state=RolloutState.SOAKING)
+
+
+def test_a_soak_is_watched_time_in_steps_that_no_clock_can_make_long() -> None:
+    second, hour = timedelta(seconds=1), timedelta(hours=1)
+    assert SOAKING.after(second).watched == second
+    assert SOAKING.after(hour).watched == LONGEST_STEP
+    assert SOAKING.after(-hour) is SOAKING
+    assert not SOAKING.after(hour).soaked
+    assert SOAKING.after(hour).after(hour).soaked
+
+
+def test_a_pause_keeps_what_was_watched_and_only_soaking_is_watched() -> None:
+    watched = SOAKING.after(timedelta(seconds=4))
+    paused = watched.moved(RolloutEvent.PAUSE, reason="", now=NOW)
+    assert paused.after(timedelta(seconds=4)) is paused
+    again = paused.moved(RolloutEvent.RESUME, reason="", now=NOW)
+    assert (again.state, again.watched) == (RolloutState.PROGRESSING, timedelta(seconds=4))
+
+
+def test_going_on_after_a_hold_gives_the_judge_its_patience_again() -> None:
+    held = dataclasses.replace(SOAKING, state=RolloutState.HELD, watched=timedelta(minutes=20))
+    assert held.moved(RolloutEvent.RESUME, reason="", now=NOW).watched == timedelta(seconds=10)
+
+
 def test_every_state_of_both_tables_can_be_reached_and_left_or_is_an_end() -> None:
     for table, start, ends in (
         (ROLLOUT_TABLE, RolloutState.PENDING, ENDED),
-        (MEMBER_TABLE, MemberState.PENDING, SETTLED),
+        (MEMBER_TABLE, MemberState.PENDING, SETTLED - REVERSIBLE),
     ):
         reached = {start}
         for _ in table:
@@ -166,77 +185,7 @@ def test_every_state_of_both_tables_can_be_reached_and_left_or_is_an_end() -> No
         assert {source for source, _ in table} == set(type(start)) - ends
 
 
-class Walk(RuleBasedStateMachine):
-    """Devices do what they like, the operator too; the rules hold and an end comes once all have settled."""
-
-    @initialize(devices=st.integers(1, 5), waves=st.integers(1, 3))
-    def begin(self, devices: int, waves: int) -> None:
-        self.rollout = dataclasses.replace(ROLLOUT, state=RolloutState.PENDING, wave=-1, waves=waves)
-        self.members = [dataclasses.replace(MEMBER, state=P, wave=n % waves, generation=0) for n in range(devices)]
-        self.ended: RolloutState | None = None
-
-    @precondition(lambda self: self.rollout.active)
-    @rule()
-    def reconcile(self) -> None:
-        tally = Counter((m.wave, m.state) for m in self.members)
-        for action in decide(self.rollout, tally, NOW):
-            match action:
-                case Move():
-                    self.rollout = self.rollout.moved(action.event, reason=action.reason, now=NOW)
-                case OpenWave():
-                    self.rollout = dataclasses.replace(self.rollout, wave=action.wave)
-                    self.change(lambda m: m.wave == self.rollout.wave and m.state is P, MemberEvent.ASSIGN)
-                case Recall():
-                    self.change(lambda m: m.state in RECALLABLE, MemberEvent.RECALL)
-
-    def change(self, which, event: MemberEvent) -> None:  # type: ignore[no-untyped-def]
-        self.members = [
-            dataclasses.replace(m.moved(event), generation=m.generation + 1) if which(m) else m for m in self.members
-        ]
-
-    @rule(n=st.integers(0, 4), state=st.sampled_from(list(ComponentState)), stale=st.booleans())
-    def a_device_reports(self, n: int, state: ComponentState, stale: bool) -> None:
-        member = self.members[n % len(self.members)]
-        said = report(state, generation=member.generation - stale)
-        after = seen(member, said)
-        if stale:
-            assert after is member
-        self.members[n % len(self.members)] = after
-
-    @precondition(lambda self: self.rollout.state in (RolloutState.PENDING, RolloutState.PROGRESSING))
-    @rule(really=st.integers(0, 4))
-    def the_operator_aborts(self, really: int) -> None:
-        if really == 0:
-            self.rollout = self.rollout.moved(RolloutEvent.ABORT, reason="stopped", now=NOW)
-
-    @invariant()
-    def an_end_means_that_all_settled_and_stays(self) -> None:
-        states = {m.state for m in self.members}
-        if self.rollout.state in ENDED:
-            assert states <= SETTLED
-            assert self.rollout.ended == NOW
-            self.ended = self.ended or self.rollout.state
-            assert self.ended is self.rollout.state
-        if self.rollout.state is RolloutState.SUCCEEDED:
-            assert states == {C}
-        if self.rollout.state is RolloutState.FAILED:
-            assert F in states
-
-    @invariant()
-    def no_wave_opens_before_the_one_before_it_settled(self) -> None:
-        if self.rollout.state is RolloutState.PROGRESSING:
-            assert all(m.state in SETTLED for m in self.members if m.wave < self.rollout.wave)
-            assert all(m.state is P for m in self.members if m.wave > self.rollout.wave)
-
-    def teardown(self) -> None:
-        """Once every device does what it is told, the rollout comes to an end."""
-        for _ in range(3 * self.rollout.waves + 4):
-            if not self.rollout.active:
-                return
-            self.reconcile()
-            self.members = [seen(m, report(ComponentState.COMMITTED, generation=m.generation)) for m in self.members]
-        assert not self.rollout.active
-
-
-TestWalk = Walk.TestCase
-TestWalk.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+def test_harm_and_abort_have_a_way_out_of_every_state_in_which_devices_may_have_the_release() -> None:
+    for state in WATCHED:
+        assert ROLLOUT_TABLE[(state, RolloutEvent.HARM)] is RolloutState.ROLLING_BACK
+        assert ROLLOUT_TABLE[(state, RolloutEvent.ABORT)] is RolloutState.ABORTING

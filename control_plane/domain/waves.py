@@ -1,0 +1,182 @@
+"""What is to be done next with a rollout: from where it stands, its devices and the judge's last word.
+
+Rules
+- A wave opens once the one before it has settled and, in a rollout that is judged, was watched to the end of its soak
+  and passed. A rollout of one wave without soak and judge ends as soon as its devices have settled.
+- A device that refuses the release, and any other hard limit, takes a judged rollout back at once, from every state in
+  which devices may have the release. Other harm is acted on at the end of the soak.
+- Where the judge cannot tell, the wave is watched for longer; after the judge's patience, and where the judge itself
+  failed, the rollout is held for an operator.
+- Promoting opens every wave that is left, at once and without a soak. Hard limits still hold.
+- :func:`decide` sees numbers of devices by wave and state, never the devices: a report costs the same in a fleet of
+  three and of ten thousand.
+
+>>> decide(rollout, {(0, MemberState.COMMITTED): 3}, None)
+[Move(event=<RolloutEvent.ALL_COMMITTED: ...>, reason='all 3 devices committed r-2')]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from control_plane.domain.judge.decision import Decision, Verdict
+from control_plane.domain.rollout import (
+    RECALLABLE,
+    REVERSIBLE,
+    SETTLED,
+    MemberEvent,
+    MemberState,
+    Rollout,
+    RolloutEvent,
+    RolloutState,
+)
+
+Tally = Mapping[tuple[int, MemberState], int]
+"""Numbers of devices by wave and state."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Move:
+    """The rollout moves."""
+
+    event: RolloutEvent
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenWave:
+    """Every device up to a wave that has not got the release gets it."""
+
+    wave: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Recall:
+    """Devices go back: every one that an event moves.
+
+    Attributes:
+        event: RECALL for those that have not settled, ROLL_BACK for those that have committed, too.
+    """
+
+    event: MemberEvent
+
+
+Action = Move | OpenWave | Recall
+
+
+def decide(rollout: Rollout, tally: Tally, decision: Decision | None) -> list[Action]:
+    """What is to be done next. Applied and asked again, it comes to rest at an empty list.
+
+    Args:
+        rollout: as it stands.
+        tally: its devices.
+        decision: what the judge says of the rollout as it stands; None where it was not asked.
+    """
+    if rollout.looked_at and (harm := _harm(rollout, tally, decision)):
+        return [Move(RolloutEvent.HARM, harm)]
+    match rollout.state:
+        case RolloutState.PENDING:
+            return [Move(RolloutEvent.START, f"wave 1 of {rollout.waves} is under way"), OpenWave(0)]
+        case RolloutState.PROGRESSING:
+            return _progress(rollout, tally, decision)
+        case RolloutState.SOAKING:
+            return _watch(rollout, tally, decision)
+        case RolloutState.ROLLING_BACK | RolloutState.ABORTING:
+            return _back(rollout, tally)
+        case _:
+            return []
+
+
+def _harm(rollout: Rollout, tally: Tally, decision: Decision | None) -> str:
+    if decision is not None and decision.verdict is Verdict.FAIL and (decision.hard or rollout.soaked):
+        return decision.reasons[0] if decision.reasons else "the judge says FAIL"
+    if refused := _in_state(tally, MemberState.FAILED):
+        told = f"; {rollout.reason}" if rollout.reason else ""
+        return f"{refused} of {sum(tally.values())} devices refused {rollout.release_id} or took it back{told}"
+    return ""
+
+
+def _progress(rollout: Rollout, tally: Tally, decision: Decision | None) -> list[Action]:
+    judged = rollout.strategy.judged and not rollout.promoted
+    if judged and decision is not None and decision.verdict is Verdict.ERROR:
+        return [Move(RolloutEvent.HOLD, _first(decision))]
+    if rollout.promoted and rollout.wave + 1 < rollout.waves:
+        return [OpenWave(rollout.waves - 1)]
+    waiting = sum(n for (wave, state), n in tally.items() if wave <= rollout.wave and state not in SETTLED)
+    if waiting:
+        return []
+    if judged:
+        return [Move(RolloutEvent.SETTLE, f"wave {rollout.wave + 1} of {rollout.waves} has settled and is watched")]
+    if rollout.wave + 1 < rollout.waves:
+        return [OpenWave(rollout.wave + 1)]
+    return [_end(rollout, tally)]
+
+
+def _watch(rollout: Rollout, tally: Tally, decision: Decision | None) -> list[Action]:
+    if decision is None:
+        return []
+    if decision.verdict is Verdict.ERROR:
+        return [Move(RolloutEvent.HOLD, _first(decision))]
+    if decision.verdict is Verdict.PASS and rollout.soaked:
+        if rollout.wave + 1 < rollout.waves:
+            reason = f"wave {rollout.wave + 1} passed; wave {rollout.wave + 2} of {rollout.waves} is under way"
+            return [Move(RolloutEvent.PASS, reason), OpenWave(rollout.wave + 1)]
+        end = _end(rollout, tally)
+        return [end if end.event is RolloutEvent.ALL_COMMITTED else Move(RolloutEvent.HOLD, end.reason)]
+    if rollout.watched >= rollout.soak + rollout.strategy.judge.patience:
+        return [Move(RolloutEvent.HOLD, f"the judge could not tell in time: {_first(decision)}")]
+    return []
+
+
+def _end(rollout: Rollout, tally: Tally) -> Move:
+    total, failed = sum(tally.values()), _in_state(tally, MemberState.FAILED)
+    committed, expired = _in_state(tally, MemberState.COMMITTED), _in_state(tally, MemberState.EXPIRED)
+    if failed:
+        first = f"; {rollout.reason}" if rollout.reason else ""
+        reason = f"{failed} of {total} devices refused {rollout.release_id} or took it back{first}"
+        return Move(RolloutEvent.SOME_FAILED, reason)
+    if not committed:
+        return Move(
+            RolloutEvent.SOME_FAILED, f"no device committed {rollout.release_id}: {expired} offline for too long"
+        )
+    devices = (
+        "the device" if total == 1 else f"all {total} devices" if not expired else f"{committed} of {total} devices"
+    )
+    left = f"; {expired} offline for too long {'was' if expired == 1 else 'were'} left behind" if expired else ""
+    return Move(RolloutEvent.ALL_COMMITTED, f"{devices} committed {rollout.release_id}{left}")
+
+
+def _back(rollout: Rollout, tally: Tally) -> list[Action]:
+    stopped = rollout.state is RolloutState.ABORTING
+    moved = RECALLABLE if stopped else REVERSIBLE
+    if any(_in_state(tally, state) for state in moved):
+        return [Recall(MemberEvent.RECALL if stopped else MemberEvent.ROLL_BACK)]
+    if _in_state(tally, MemberState.REVERTING):
+        return []
+    kept = _in_state(tally, MemberState.COMMITTED)
+    told = f"{kept} devices had committed and stay" if stopped else "every device is back, or its way back written down"
+    return [Move(RolloutEvent.ALL_BACK, f"{rollout.reason}; {told}")]
+
+
+def _first(decision: Decision) -> str:
+    return decision.reasons[0] if decision.reasons else f"the judge says {decision.verdict.value}"
+
+
+def action_of(actions: Sequence[Action]) -> str:
+    """What follows from a decision, in the words of its record."""
+    for action in actions:
+        match action:
+            case Move(event=RolloutEvent.HARM):
+                return "roll back"
+            case Move(event=RolloutEvent.HOLD):
+                return "hold"
+            case Move(event=RolloutEvent.PASS):
+                return "advance"
+            case Move(event=RolloutEvent.ALL_COMMITTED):
+                return "succeed"
+    return "wait"
+
+
+def _in_state(tally: Tally, state: MemberState) -> int:
+    return sum(n for (_, found), n in tally.items() if found is state)
