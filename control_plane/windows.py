@@ -194,13 +194,14 @@ class History:
         """Intervals by device, in the order of their receipt."""
         await self._catch_up(look)
         asked = list(device_ids)
-        found = {}
+        found: dict[str, Sequence[Interval]] = {}
         for device_id in asked:
             known = self._known.pop(device_id, None)
             if known is None:
                 windows = await look.select(StoredWindow, {"device_id": device_id})
                 known = deque(map(interval_of, windows), maxlen=_MOST)
-            self._known[device_id] = found[device_id] = known  # the last one asked for is the last to go
+            self._known[device_id] = known  # the last one asked for is the last to go
+            found[device_id] = tuple(known)
         for device_id in list(self._known)[: max(0, len(self._known) - max(_MAX_DEVICES, len(asked)))]:
             del self._known[device_id]
         return found
