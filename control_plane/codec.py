@@ -12,16 +12,19 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from control_plane.domain.cohort import Cohort
 from control_plane.domain.device import Assignment, Component, ComponentState, Device, Facts, Report
 from control_plane.domain.event import Event
 from control_plane.domain.health import Histogram, Window
+from control_plane.domain.judge import Verdict
 from control_plane.domain.release import Build, BuildState, Model, Release, ReleaseState
-from control_plane.domain.rollout import Member, MemberState, Rollout, RolloutState
+from control_plane.domain.rollout import MemberState, RolloutState
 from control_plane.links import Ack, Desired
 from maskfleet.codec import PRECISIONS, policy_message
 from maskfleet.errors import InvalidInputError
 from maskfleet.v1 import (
     builds_pb2,
+    decisions_pb2,
     devices_pb2,
     devices_service_pb2,
     events_service_pb2,
@@ -38,6 +41,8 @@ ENUMS: dict[type[enum.Enum], tuple[Any, str]] = {
     ReleaseState: (releases_service_pb2.ReleaseState, "RELEASE_STATE_"),
     RolloutState: (rollouts_service_pb2.RolloutState, "ROLLOUT_STATE_"),
     MemberState: (rollouts_service_pb2.RolloutDeviceState, "ROLLOUT_DEVICE_STATE_"),
+    Cohort: (decisions_pb2.Cohort, "COHORT_"),
+    Verdict: (decisions_pb2.Verdict, "VERDICT_"),
 }
 """Domain states carry the wire's names: wire type and prefix by domain type."""
 
@@ -277,34 +282,6 @@ def release_message(release: Release, builds: Sequence[Build], *, whole: bool = 
         reason=release.reason,
         create_time=timestamp(release.created),
         counter=release.counter,
-    )
-
-
-def rollout_message(
-    rollout: Rollout, members: Sequence[Member], online: Sequence[bool]
-) -> rollouts_service_pb2.Rollout:
-    """A rollout with its devices, and whether each is there."""
-    waiting = (MemberState.UPDATING, MemberState.REVERTING)
-    return rollouts_service_pb2.Rollout(
-        id=rollout.id,
-        release_id=rollout.release_id,
-        selector=rollout.selector,
-        state=wire_state(rollout.state),
-        devices=[
-            rollouts_service_pb2.RolloutDevice(
-                device_id=member.device_id,
-                device_name=member.device_name,
-                baseline_release_id=member.baseline_release_id,
-                state=wire_state(member.state),
-                detail=member.detail if there or member.state not in waiting else "offline; catches up when it returns",
-                wave=member.wave,
-                online=there,
-            )
-            for member, there in zip(members, online)
-        ],
-        reason=rollout.reason,
-        create_time=timestamp(rollout.created),
-        end_time=timestamp(rollout.ended),
     )
 
 

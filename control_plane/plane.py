@@ -179,7 +179,7 @@ class Plane:
         enrolment = Enrolment(store, self.signer, self._clock)
         models = Models(store, self._artifacts, self._registry, self._clock)
         devices = DevicesServicer(enrolment, self._fleet, self._seat, self.signer, store)
-        rollouts = RolloutsServicer(self._controller, self._fleet, store, changes)
+        rollouts = RolloutsServicer(self._controller, self._fleet, store, changes, self._clock)
         added: list[tuple[Any, Any]] = [
             (artifacts_service_pb2_grpc.add_ArtifactsServiceServicer_to_server, ArtifactsServicer(self._artifacts)),
             (builds_service_pb2_grpc.add_BuildsServiceServicer_to_server, BuildsServicer(self._queue)),

@@ -154,6 +154,11 @@ def check(strategy: Strategy) -> Strategy:
         )
     if strategy.control_holdout is not None:
         _check_share(strategy.control_holdout, "the control holdout")
+        if len(waves) == 1:
+            raise InvalidInputError(
+                "a rollout of one wave has no time for a control holdout",
+                remedy="leave it out, or add a wave before the last one",
+            )
         if strategy.control_holdout.percent == WHOLE:
             raise InvalidInputError(
                 "a control holdout of 100 % leaves no device to try the release on", remedy="hold fewer devices out"
