@@ -80,7 +80,7 @@ class Controller:
     async def resume(self) -> None:
         """Reads the active rollouts from the store and goes on with them."""
         async with self._turn:
-            self._watch.begin()
+            self._watch.step()  # what was before was not watched
             async with self._store.reading() as look:
                 for rollout in await look.select(Rollout, {"active": 1}):
                     members = await look.select(Member, {"rollout_id": rollout.id})
@@ -256,9 +256,7 @@ class Controller:
 
     async def _asked(self, active: Active) -> Decision:
         began = self._clock.monotonic()
-        decision = await self._judging.ask(
-            active.rollout, list(active.members.values()), steady_since=lambda: self._watch.steady_since
-        )
+        decision = await self._judging.ask(active.rollout, list(active.members.values()))
         active.due = self._clock.monotonic() + _PACE * (self._clock.monotonic() - began)
         return decision
 

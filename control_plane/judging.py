@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -20,9 +20,6 @@ from control_plane.fleet import Fleet
 from control_plane.store.port import Reading, Store
 from maskfleet.clock import Clock
 from maskfleet.errors import UnavailableError
-
-JUMP = timedelta(seconds=5)
-"""A difference between the wall clock's and the monotonic clock's steps from which on the wall clock was set."""
 
 
 class Gather(Protocol):
@@ -58,25 +55,16 @@ class Judge:
 
 
 class Watch:
-    """Time as it was watched: steps of the monotonic clock, and since when the wall clock can be believed."""
+    """Time as it was watched: steps of the monotonic clock, whatever the wall clock does."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.begin()
-
-    def begin(self) -> None:
-        """From now on: what was before was not watched."""
-        self._monotonic, self._wall = self._clock.monotonic(), self._clock.now()
-        self.steady_since = self._wall
+        self._last = clock.monotonic()
 
     def step(self) -> timedelta:
         """The time since the last step."""
-        monotonic, wall = self._clock.monotonic(), self._clock.now()
-        step = timedelta(seconds=max(0.0, monotonic - self._monotonic))
-        if abs((wall - self._wall) - step) >= JUMP:
-            self.steady_since = wall
-        self._monotonic, self._wall = monotonic, wall
-        return step
+        last, self._last = self._last, self._clock.monotonic()
+        return timedelta(seconds=max(0.0, self._last - last))
 
 
 class Judging:
@@ -88,15 +76,12 @@ class Judging:
         self._clock = clock
         self._judge = judge
 
-    async def ask(
-        self, rollout: Rollout, members: Iterable[Member], *, steady_since: Callable[[], datetime]
-    ) -> Decision:
+    async def ask(self, rollout: Rollout, members: Iterable[Member]) -> Decision:
         """What the judge says of a rollout as it stands.
 
         Args:
             rollout: with a wave that is open.
             members: its devices.
-            steady_since: since when the wall clock can be believed: silence from before tells nothing.
 
         Raises:
             UnavailableError: the store does not answer.
@@ -109,6 +94,5 @@ class Judging:
             raise
         except Exception as error:  # noqa: BLE001  # fails closed: whatever it is, the rollout is held
             return Decision(Verdict.ERROR, (f"the evidence cannot be read: {type(error).__name__}: {error}",))
-        found = dataclasses.replace(found, listening_since=max(found.listening_since, steady_since()))
         policy = rollout.strategy.judge
         return await asyncio.to_thread(self._judge.evaluate, policy, found, now, soaked=rollout.soaked)
