@@ -31,6 +31,7 @@ another; :mod:`maskfleet.rpc.status` maps each class to a gRPC status and back, 
     ├── DeadlineError              DEADLINE_EXCEEDED    it took too long
     ├── UnavailableError           UNAVAILABLE          nobody there, try again
     ├── OutputError                ABORTED              the result cannot be written where it should go
+    │   └── DamagedFileError                            a file of our own that cannot be read
     └── InternalError              INTERNAL             a fault of ours
         ├── BuildError                                  a compiler said no
         │   ├── GateRefusedError                        the engine is too far from its model
@@ -163,6 +164,10 @@ class UnavailableError(FleetError):
 
 class OutputError(FleetError):
     """The result cannot be written where it should go."""
+
+
+class DamagedFileError(OutputError):
+    """A file of our own that cannot be read."""
 
 
 class InternalError(FleetError):

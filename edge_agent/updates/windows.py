@@ -26,7 +26,7 @@ from google.protobuf.message import DecodeError
 from edge_agent.updates.codec import window_from, window_message
 from edge_agent.updates.messages import Buckets, Window
 from edge_agent.updates.slots import disk_errors
-from maskfleet.errors import DiskFullError, OutputError
+from maskfleet.errors import DamagedFileError, DiskFullError, OutputError
 from maskfleet.logs import get_logger
 from maskfleet.v1 import devices_pb2
 
@@ -170,7 +170,7 @@ class WindowStore:
         try:
             self._open()
             self._rows()
-        except _DamagedError as error:
+        except DamagedFileError as error:
             self._db.close()
             self._put_aside()
             _log.warning("the file of health windows is damaged; they begin anew", path=str(path), error=str(error))
@@ -233,10 +233,6 @@ class WindowStore:
             self._db.close()
 
 
-class _DamagedError(OutputError):
-    """The file is no database, or a broken one."""
-
-
 @contextlib.contextmanager
 def _disk(path: Path) -> Iterator[None]:
     try:
@@ -247,6 +243,6 @@ def _disk(path: Path) -> Iterator[None]:
         damaged = (
             type(error) is sqlite3.DatabaseError
         )  # what may pass, as a lock or a full disk, has classes of its own
-        raise (_DamagedError if damaged else OutputError)(
+        raise (DamagedFileError if damaged else OutputError)(
             f"{path} cannot be used ({error})", remedy="move it away; health windows begin anew"
         ) from None

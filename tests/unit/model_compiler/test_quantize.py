@@ -83,6 +83,7 @@ def test_the_agents_engine_runs_eight_bits_and_finds_the_golden_faces(centerface
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # it measures node by node: minutes on a machine that is busy
 def test_centerface_passes_or_is_refused_with_figures_and_what_was_kept(centerface_path: Path) -> None:
     lines: list[str] = []
     refused: GateRefusedError | None = None
