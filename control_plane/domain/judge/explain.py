@@ -26,7 +26,7 @@ _WORDS = {
     Verdict.PASS: "the judge passes it",
     Verdict.FAIL: "the judge fails it",
     Verdict.INCONCLUSIVE: "the judge cannot tell yet",
-    Verdict.ERROR: "the judge itself failed",
+    Verdict.ERROR: "there is no verdict",
 }
 _TOLD = {
     MemberState.FAILED: "refused {release} or took it back",
