@@ -18,7 +18,7 @@ from maskfleet.errors import FleetError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the demo; its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m fleet.demo", description="The main job, shown, within 3 minutes.")
+    parser = argparse.ArgumentParser(prog="python -m fleet.demo", description="The main job, shown, within 4 minutes.")
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for what it writes (demo-out)")
     chosen = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)

@@ -39,8 +39,8 @@ LATE_S, SETTLE_S = 0.5, 25.0
 CANARY = """\
 # One device first, one as it is to the end; whoever is slower or fails more than that one goes back.
 waves:
-  - {count: 1, soak: 12s}
-  - {percent: 100, soak: 4s}
+  - {count: 1, soak: 10s}
+  - {percent: 100, soak: 2s}
 control_holdout: {count: 1}
 seed: 7
 judge:
@@ -143,7 +143,7 @@ def tell(operator: Operator, prepared: Prepared, streams: Streams, file: Path) -
         promoted = canary(third)
     with screen.step("A damaged model compiles, and the canary refuses it by its golden self-test"):
         noised = operator.took(prepared.noised.result())
-        refusal = canary(noised)
+        refusal = operator.canary(noised["id"], file)  # no stream is masked by it, so none is judged
     with screen.step("Four times the pixels serve on the canary, take too long, and are rolled back by themselves"):
         large = operator.took(prepared.large.result())
         slow = canary(large)

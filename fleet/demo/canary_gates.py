@@ -7,13 +7,15 @@ Example::
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fleet.demo.verdict import Gate
 
 Rollout = Mapping[str, Any]
-_SELF_TEST = ("self-test", "self test", "selftest")
+_SELF_TEST = re.compile(r"self-test|finds \d+ (of \d+ )?faces on ")
+"""What a device says that refused a release for what it found on the golden frames."""
 
 
 def canary_gates(
@@ -42,13 +44,20 @@ def canary_gates(
 
 
 def deciding(rollout: Rollout) -> str:
-    """The sentence of the decision that settled a rollout: its last one, with what followed; empty where none was."""
-    decisions = rollout.get("decisions") or ()
+    """What settled a rollout: verdict, action and first reason of the decision that sent it back, or else on.
+
+    Empty where nothing was decided.
+    """
+    decisions = [d for d in rollout.get("decisions") or () if d["action"] in ("roll back", "advance", "succeed")]
     if not decisions:
         return ""
-    failed = [decision for decision in decisions if decision["verdict"] == "FAIL"]
-    last = failed[0] if failed else decisions[-1]
-    return f"{last['verdict']}, {last['action']}: {' '.join(last['reasons'])}"
+    last = next((decision for decision in decisions if decision["action"] == "roll back"), decisions[0])
+    reasons = last["reasons"] or [""]
+    # Of a PASS, what was closest to its limit is worth telling.
+    told = (
+        next((reason for reason in reasons if "p95" in reason), reasons[0]) if last["verdict"] == "PASS" else reasons[0]
+    )
+    return f"{last['verdict']}, {last['action']}: {told}"
 
 
 def _promoted(release: str, rollout: Rollout, paths: Mapping[str, Sequence[str]]) -> Gate:
@@ -72,7 +81,7 @@ def _refused(release: str, rollout: Rollout, paths: Mapping[str, Sequence[str]])
             deciding(rollout),
         ]
     ).lower()
-    because = any(word in said for word in _SELF_TEST)
+    because = _SELF_TEST.search(said) is not None
     ended = rollout.get("state") in ("ROLLED_BACK", "FAILED")
     return Gate(
         "The damaged model never served",

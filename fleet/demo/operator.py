@@ -15,10 +15,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from fleet.cli.plain import plain
 from fleet.demo.commands import Commands, Ran
 from fleet.demo.rollout_watch import RolloutWatch, decision_figures
 from fleet.demo.screen import Screen
+from fleet.plane import Plane
 from maskfleet.errors import InternalError
+from maskfleet.v1 import rollouts_service_pb2
+
+EVENTS = 200
+"""How many of the newest events the report keeps."""
 
 
 class Operator:
@@ -86,16 +92,29 @@ class Operator:
             # 1 says that the rollout did not succeed, which may be what is due.
             ran = self.fleet.run("rollouts", "watch", created["id"], "-o", "json", codes=(0, 1))
         rollout = self._followed(ran, watch)
-        decisions = self.fleet.run("rollouts", "decisions", rollout["id"], "-n", "100", "-o", "json").result
         began = datetime.fromisoformat(str(created["create_time"])).timestamp()
-        rollout["decisions"] = decision_figures(decisions or (), began)
+        rollout["decisions"] = decision_figures(self._decisions(rollout["id"]), began)
         explained = self.fleet.run("rollouts", "explain", rollout["id"], "-o", "json").result
         rollout["sentences"] = list(explained["sentences"])
         for sentence in rollout["sentences"]:
             self.screen.line(sentence)
-        events = self.fleet.run("events", "--subject", rollout["id"], "-o", "json").result
-        rollout["events"] = [{"kind": event["kind"], "text": event["text"]} for event in events or ()]
         return rollout
+
+    def events(self) -> list[dict[str, Any]]:
+        """The newest events of the fleet, oldest first.
+
+        Raises:
+            InternalError: the command failed.
+        """
+        found = self.fleet.run("events", "-n", str(EVENTS), "-o", "json").result
+        return [{key: event[key] for key in ("number", "time", "kind", "subject", "text")} for event in found]
+
+    def _decisions(self, rollout_id: str) -> list[dict[str, Any]]:
+        # Not by the command: it would show what `explain` says in fewer words.
+        address, token = self._plane
+        request = rollouts_service_pb2.ListDecisionsRequest(rollout_id=rollout_id, page_size=100)
+        with Plane(address, token=token) as plane:
+            return [plain(record) for record in plane.call(plane.rollouts.ListDecisions, request).decisions]
 
     def _watch(self) -> RolloutWatch:
         return RolloutWatch(*self._plane, known=[rollout["id"] for rollout in self.rollouts])

@@ -10,6 +10,9 @@ from fleet.demo.report_words import table, text
 
 Figures = Mapping[str, Any]
 NO_STATISTICS = "The judge compares with fixed limits: none of this is a statistical verdict."
+BEFORE_S = -6.0
+"""From here on the cohorts are drawn: a little of how they were before the rollout."""
+
 _MARKS = {"PASS": "good", "FAIL": "bad", "ERROR": "bad"}
 
 
@@ -71,13 +74,16 @@ def _eight_bits(rollout: Figures, figures: Figures) -> str:
 
 
 def _devices(rollout: Figures) -> str:
-    rows = [(d["name"], d["cohort"].lower(), d["wave"] + 1, d["state"], d["detail"]) for d in rollout["devices"]]
+    rows = [
+        (d["name"], d["cohort"].lower(), d["wave"] + 1, d["state"], d["detail"] if d["detail"] != d["state"] else "")
+        for d in rollout["devices"]
+    ]
     return table(("Device", "Cohort", "Wave", "State", ""), rows, numbers=(2,))
 
 
 def _cohorts(rollout: Figures) -> str:
     series = {
-        cohort: [(point["at_s"], point["p95_ms"]) for point in points if point["p95_ms"] is not None]
+        cohort: [(p["at_s"], p["p95_ms"]) for p in points if p["p95_ms"] is not None and p["at_s"] >= BEFORE_S]
         for cohort, points in rollout["series"].items()
     }
     series = {cohort: points for cohort, points in series.items() if points}
@@ -95,11 +101,11 @@ def _cohorts(rollout: Figures) -> str:
 def _decisions(rollout: Figures) -> str:
     rows = [
         (
-            f"{decision['at_s']:.1f} s",
+            f"{decision['at_s']:.1f}\u00a0s",
             decision["wave"] + 1,
             f'<span class="mark {_MARKS.get(decision["verdict"], "")}">{text(decision["verdict"])}</span>',
             decision["action"],
-            " ".join(decision["reasons"]),
+            "<div>" + "<br>".join(text(reason) for reason in decision["reasons"]) + "</div>",
         )
         for decision in rollout["decisions"]
     ]

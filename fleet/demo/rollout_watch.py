@@ -124,28 +124,29 @@ def timeline(seen: Sequence[tuple[float, Mapping[str, Any]]]) -> dict[str, Any]:
 
 
 def series(rollouts: Sequence[Mapping[str, Any]], created: float) -> dict[str, list[dict[str, Any]]]:
-    """What the cohorts looked like: their points as they were last said, oldest first, by cohort.
+    """What the cohorts looked like, oldest first, by cohort.
 
     Args:
-        rollouts: the same one over time; each may hold only its newest points.
+        rollouts: the same one over time; each holds newest points only, cut at other moments than the one before. What
+            a later one says goes before what an earlier one said of the same time.
         created: seconds since the epoch from which is counted.
     """
-    points: dict[str, dict[str, Mapping[str, Any]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for rollout in rollouts:
         for cohort in rollout.get("series") or ():
-            points.setdefault(str(cohort["cohort"]), {}).update({str(p["time"]): p for p in cohort["points"]})
-    return {
-        cohort: [
-            {
-                "at_s": round(_seconds(moment) - created, 3),
-                "frames": point["frames"],
-                "failed": point["failed"],
-                "p95_ms": point.get("p95_ms"),
-            }
-            for moment, point in sorted(mine.items(), key=lambda item: _seconds(item[0]))
-        ]
-        for cohort, mine in points.items()
-    }
+            points = [
+                {
+                    "at_s": round(_seconds(point["time"]) - created, 3),
+                    "frames": point["frames"],
+                    "failed": point["failed"],
+                    "p95_ms": point.get("p95_ms"),
+                }
+                for point in cohort["points"]
+            ]
+            if points:
+                before = found.get(str(cohort["cohort"]), [])
+                found[str(cohort["cohort"])] = [p for p in before if p["at_s"] < points[0]["at_s"]] + points
+    return found
 
 
 def first_cohort(name: str, seen: Sequence[tuple[float, Mapping[str, Any]]]) -> str:
@@ -161,7 +162,7 @@ def decision_figures(decisions: Sequence[Mapping[str, Any]], created: float) -> 
     """Decision records, oldest first, without what went into them.
 
     Args:
-        decisions: as `fleet rollouts decisions` prints them, in any order.
+        decisions: as plain values, in any order.
         created: seconds since the epoch from which is counted.
     """
     rows = [

@@ -120,7 +120,6 @@ def tell(out: Path, screen: Screen) -> bool:
     }
     fleet = Commands(environment, before=screen.command, line=screen.line)
     clip = Clip(screen)
-    chapters: Mapping[str, Any] = {}
     try:
         with contextlib.ExitStack() as stack:
             prepare = stack.enter_context(canaries.preparing(data, model, environment, screen))
@@ -141,17 +140,17 @@ def tell(out: Path, screen: Screen) -> bool:
                 first = operator.release("centerface", TARGETS)
                 second = operator.release("centerface", TARGETS, "--style", SECOND_STYLE)
             with screen.step("It is rolled out: download, verify, self-test, swap, commit"):
-                staged = bool(operator.roll_out(first["id"])["waves"])
+                operator.roll_out(first["id"])
             clip.wait()
             streams = stack.enter_context(_streaming(agents, clip.jpegs, screen))
-            prepared = prepare() if staged else None
+            prepared = prepare()
             with screen.step("The clip is streamed through all agents; the second release takes over meanwhile"):
                 streams.wait_for(len(clip.jpegs) // 2)
                 operator.roll_out(second["id"])
-            if prepared is not None:
-                chapters = canaries.tell(operator, prepared, streams, data / "canary.yaml")
+            chapters = canaries.tell(operator, prepared, streams, data / "canary.yaml")
             with screen.step("The streams end"):
                 streams.end(after=AFTER_SWAP_S)
+                events = operator.events()
                 came_back = streams.finish()
                 frames = sum(len(stream.results) for stream in came_back.values())
                 screen.done(f"{frames:,} frames came back from {len(agents)} agents")
@@ -164,6 +163,7 @@ def tell(out: Path, screen: Screen) -> bool:
         )
         results = next(iter(came_back.values())).results
         outputs.write_pictures(out, results, clip.jpegs, clip.truth)
+    found["events"] = events
     found["steps"] = screen.steps
     found["seconds"] = round(time.monotonic() - started, 1)
     outputs.write_report(out, found, came_back, clip.jpegs, clip.truth)

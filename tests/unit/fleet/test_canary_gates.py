@@ -98,7 +98,20 @@ def test_a_demo_without_these_chapters_has_none_of_these_gates() -> None:
     assert canary_gates({}, ROLLOUTS, PATHS) == []
 
 
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        pytest.param("the engine finds 0 of 1 faces on portrait.jpg at min_confidence 0.35", id="a face is missed"),
+        pytest.param("the engine finds 141 faces on no-face.jpg, which has none", id="faces where there are none"),
+        pytest.param("agent-2 failed 1 golden self-test since the rollout began", id="the judge counts it"),
+    ],
+)
+def test_what_a_self_test_says_is_known(sentence: str) -> None:
+    assert failed(lambda r, _p: r[1].update(sentences=[sentence], decisions=[])) == []
+
+
 def test_what_failed_first_decides() -> None:
     assert deciding(ROLLOUTS[2]) == "FAIL, roll back: p95 is 4.8 times the control's."
-    assert deciding(ROLLOUTS[0]) == "PASS, succeed: All is well."
+    assert deciding(ROLLOUTS[0]) == "PASS, advance: p95 is 1.1 times the control's."
+    assert deciding({"decisions": [decision("INCONCLUSIVE", "wait", "Only 12 frames.")]}) == ""
     assert deciding({}) == ""
