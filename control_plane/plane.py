@@ -23,6 +23,7 @@ from control_plane.changes import Change, Changes
 from control_plane.config import Config
 from control_plane.controller import Controller
 from control_plane.domain.device import Device
+from control_plane.domain.judge import DecisionRecord
 from control_plane.domain.release import Build, Release, ReleaseState
 from control_plane.domain.rollout import Rollout
 from control_plane.driving import DrivenElsewhere, Seat
@@ -243,8 +244,9 @@ class Plane:
             rollouts = await look.counts(Rollout, "active")
             devices = await look.total(Device)
             newest = await look.select(Rollout, descending=True, limit=SHOWN_ROLLOUTS)
+            verdicts = await look.counts(DecisionRecord, "verdict")
         self._metrics.fleet.show(
-            devices=await self._fleet.spread(), rollouts={r.id: r.state.value for r in newest}, verdicts={}
+            devices=await self._fleet.spread(), rollouts={r.id: r.state.value for r in newest}, verdicts=verdicts
         )
         windows = self._fleet.windows
         self._metrics.show("builds", builds)

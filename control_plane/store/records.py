@@ -131,7 +131,7 @@ KINDS: dict[type, Kind] = {
         "decisions",
         lambda r: r.id,
         lambda r: f"{r.rollout_id}/{r.number:08d}",
-        {"rollout_id": lambda r: r.rollout_id},
+        {"rollout_id": lambda r: r.rollout_id, "verdict": lambda r: r.verdict.value},
         topics=lambda r: (r.rollout_id,),
     ),
     StoredWindow: Kind(

@@ -89,6 +89,7 @@ class Members(Named, table=True):
 class Decisions(Named, table=True):
     __tablename__ = "decisions"
     rollout_id: str = Field(foreign_key="rollouts.key", index=True)
+    verdict: str
 
 
 class HealthWindows(Numbered, table=True):

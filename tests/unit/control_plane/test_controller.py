@@ -388,6 +388,22 @@ async def test_the_history_tells_what_moved_and_who_moved_it(bench: Bench) -> No
     ]  # fmt: skip
 
 
+async def test_a_plane_that_is_killed_before_the_first_wave_opens_it_afterwards(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def dies(_self: Controller, _active: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Controller, "_settle", dies)
+        with pytest.raises(KeyboardInterrupt):
+            await bench.begin()
+    assert (await bench.rollout()).state is RolloutState.PENDING
+    await bench.restart()
+    assert (await bench.rollout()).state is RolloutState.PROGRESSING
+    assert await bench.states() == ["PENDING", "PENDING", "UPDATING"]
+
+
 STORY = (RolloutState.PROGRESSING, RolloutState.SOAKING, RolloutState.HELD, RolloutState.PAUSED)
 
 

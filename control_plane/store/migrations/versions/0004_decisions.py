@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("body", sa.String(), nullable=False),
         sa.Column("place", sa.String(), nullable=False),
         sa.Column("rollout_id", sa.String(), nullable=False),
+        sa.Column("verdict", sa.String(), nullable=False),
         sa.ForeignKeyConstraint(
             ["rollout_id"],
             ["rollouts.key"],
