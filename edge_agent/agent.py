@@ -240,6 +240,7 @@ class _Agent:
         self._updater.start()
         if self._link is not None:
             self._link.start()
+        self._close_windows()  # the plane learns of this start at once: an agent in a crash loop has no second window
         try:
             yield
         finally:
