@@ -41,7 +41,7 @@ ACTIVATIONS = ("Relu", "Clip")
 LEAST_WORK = 0.5
 """Share of the multiplications that must be left at eight bits."""
 
-STEPS = (0, 2, 4, 8, 12, 16, 24, 32)
+STEPS = (0, 2, 4, 8, 16, 24, 32)
 """How many units are tried at 32 bits, the most sensitive first."""
 
 MEASURED_ON = 3
