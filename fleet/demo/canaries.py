@@ -47,9 +47,9 @@ judge:
   kind: thresholds
   max_p95_ratio: 2.5        # two cores for everything: times are restless here
   max_error_increase: 0.05
-  min_frames: 30
+  min_frames: 20
   silence_after: 20s
-  patience: 30s
+  patience: 45s
 """
 
 

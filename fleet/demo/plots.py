@@ -29,7 +29,7 @@ STATE_COLOURS = {
     "SOAKING": "#e0a526",
     "COMMITTED": "#2f9e77",
     "REVERTING": "#d98248",
-    "REVERTED": "#c4513f",
+    "REVERTED": "#a08a72",
     "FAILED": "#c4513f",
     "EXPIRED": "#9aa3ac",
 }
@@ -167,7 +167,7 @@ def cohorts(
     axes.set_ylabel("p95, milliseconds", fontsize=9)
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     if series:
-        axes.legend(loc="center left", frameon=False, fontsize=9, labelcolor=_TEXT)
+        axes.legend(loc="best", frameon=False, fontsize=9, labelcolor=_TEXT)
     said = {verdict for _, verdict in verdicts}
     _legend(figure, {word: colour for word, colour in VERDICT_COLOURS.items() if word in said})
     return _svg(figure)

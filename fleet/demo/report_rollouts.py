@@ -13,6 +13,7 @@ NO_STATISTICS = "The judge compares with fixed limits: none of this is a statist
 BEFORE_S = -6.0
 """From here on the cohorts are drawn: a little of how they were before the rollout."""
 
+_SERVING = ("SOAKING", "COMMITTED")
 _MARKS = {"PASS": "good", "FAIL": "bad", "ERROR": "bad"}
 
 
@@ -82,6 +83,8 @@ def _devices(rollout: Figures) -> str:
 
 
 def _cohorts(rollout: Figures) -> str:
+    if not any(span["state"] in _SERVING for device in rollout["devices"] for span in device["spans"]):
+        return '<p class="note">No canary served a frame of it.</p>'
     series = {
         cohort: [(p["at_s"], p["p95_ms"]) for p in points if p["p95_ms"] is not None and p["at_s"] >= BEFORE_S]
         for cohort, points in rollout["series"].items()

@@ -94,7 +94,10 @@ def canary_rollout(rollout_id: str, release_id: str, state: str, name: str) -> d
                 "cohort": "CANARY",
                 "state": "REVERTED",
                 "detail": "p95 <slow>",
-                "spans": [{"from_s": 0.0, "to_s": 9.0, "state": "REVERTING"}],
+                "spans": [
+                    {"from_s": 0.0, "to_s": 8.0, "state": "SOAKING"},
+                    {"from_s": 8.0, "to_s": 9.0, "state": "REVERTING"},
+                ],
             }
         ],
         "decisions": [
