@@ -41,7 +41,7 @@ from maskfleet.errors import InternalError, InvalidInputError, NotFoundError, Pr
 from maskfleet.ids import new_id
 from maskfleet.logs import get_logger
 from maskfleet.manifest import EngineEntry, Manifest
-from model_compiler.targets import target
+from maskfleet.targets import target
 
 QUEUE = "builds"
 MAX_WAIT = timedelta(seconds=30)

@@ -111,6 +111,8 @@ def facts_from(message: devices_pb2.DeviceFacts) -> Facts:
         runtimes=dict(message.runtimes),
         agent_version=message.agent_version,
         targets=tuple(message.targets),
+        driver=message.driver[:64],
+        target_note=message.target_note[:1000],
     )
 
 

@@ -84,6 +84,8 @@ def run(config: Config, environ: Mapping[str, str], stop: threading.Event, *, re
         listen = closing.enter_context(agent.masking())
         ready({"listen": listen, "metrics": metrics, "device_id": identity.device_id})
         _log.info("ready", listen=listen, metrics=metrics, device=identity.device_id, targets=facts.targets)
+        if facts.target_note:
+            _log.warning("engines do not run where they could", reason=facts.target_note)
         if config.package is not None:
             stop.wait()
         else:

@@ -9,11 +9,12 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_agent.engines.loading import runnable_targets
 from edge_agent.updates.messages import Facts
+from maskfleet.targets import Machine, matching
 
-RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt-rtx-cu13", "pycuda", "opencv-python", "numpy", "grpcio")
+RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13", "pycuda", "opencv-python", "numpy", "grpcio")
 _ASK_S = 5.0
+_ARCHES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 Ask = Callable[[list[str]], str]
 
@@ -34,16 +35,41 @@ def gather(root: Path = Path("/"), asking: Ask = ask) -> Facts:
         root: of the file system that they are read from.
         asking: runs a program and gives what it prints.
     """
-    gpu, capability = _gpu(asking)
+    gpu, capability, driver = _gpu(asking)
+    jetpack = _jetpack(root, asking)
+    said = platform.machine().lower()
+    machine = Machine(
+        system=platform.system().lower(),
+        arch=_ARCHES.get(said, said),
+        compute_capability=capability,
+        jetpack=jetpack,
+        driver="" if jetpack else driver,
+        runtimes=_runtimes(),
+    )
+    match = matching(machine)
     return Facts(
         os=_os(root),
-        arch=platform.machine(),
+        arch=machine.arch,
         gpu=gpu,
         compute_capability=capability,
-        jetpack=_jetpack(root, asking),
-        runtimes=_runtimes(),
+        jetpack=jetpack,
+        driver=machine.driver,
+        runtimes=machine.runtimes,
         agent_version=agent_version(),
-        targets=runnable_targets(),
+        targets=match.targets,
+        target_note=match.note,
+    )
+
+
+def machine_of(facts: Facts) -> Machine:
+    """What of the facts decides which targets a machine belongs to, for this very machine."""
+    return Machine(
+        system=platform.system().lower(),
+        arch=facts.arch,
+        compute_capability=facts.compute_capability,
+        jetpack=facts.jetpack,
+        driver=facts.driver,
+        runtimes=facts.runtimes,
     )
 
 
@@ -76,11 +102,14 @@ def _os(root: Path) -> str:
     return " ".join(word for word in words if word)
 
 
-def _gpu(asking: Ask) -> tuple[str, str]:
-    """Name and compute capability of the first GPU."""
-    first = asking(["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]).splitlines()[:1]
-    match = re.fullmatch(r"(.+?),\s*(\d+)\.(\d+)", first[0].strip()) if first else None
-    return (match[1], f"SM{match[2]}{match[3]}") if match else ("", "")
+def _gpu(asking: Ask) -> tuple[str, str, str]:
+    """Name, compute capability and driver of the first GPU."""
+    query = "--query-gpu=name,compute_cap,driver_version"
+    first = asking(["nvidia-smi", query, "--format=csv,noheader"]).splitlines()[:1]
+    match = re.fullmatch(r"(.+?),\s*(\d+)\.(\d+),\s*([\d.]+|\[?N/A\]?)", first[0].strip()) if first else None
+    if match is None:
+        return "", "", ""
+    return match[1], f"SM{match[2]}{match[3]}", match[4] if match[4][0].isdigit() else ""
 
 
 def _jetpack(root: Path, asking: Ask) -> str:

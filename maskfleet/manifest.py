@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import enum
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -127,6 +128,13 @@ class Envelope:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"an envelope cannot be read ({error})", remedy="fetch it again") from None
+
+
+class VerifiedOn(enum.Enum):
+    """What passed the gate on the builder."""
+
+    ENGINE = "engine"
+    PREPARED_ONNX = "prepared-onnx"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from maskfleet import targets
 from maskfleet.clock import SystemClock
 from maskfleet.config import load, setting
 from maskfleet.datadir import DataDir
@@ -31,7 +32,6 @@ from maskfleet.errors import BadModelError, BadPolicyError, FleetError, InvalidI
 from maskfleet.ids import digest_file
 from maskfleet.logs import configure
 from maskfleet.policy import MaskPolicy
-from model_compiler import targets
 
 PREFIX = "MASKFLEET_COMPILER"
 
@@ -186,7 +186,9 @@ def show_targets(argv: Sequence[str], _environ: dict[str, str]) -> int:
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     given = parser.parse_args(list(argv))
     if given.output == "json":
-        here = {entry.name for entry in targets.buildable(targets.installed_versions())}
+        from model_compiler import tools
+
+        here = {entry.name for entry in targets.buildable(tools.machine())}
         rows = [{**entry.to_json(), "buildable_here": entry.name in here} for entry in targets.TARGETS.values()]
         print(json.dumps(rows))
     else:

@@ -42,10 +42,11 @@ from maskfleet.errors import (
     UnavailableError,
 )
 from maskfleet.logs import correlated, get_logger
+from maskfleet.targets import buildable
 from model_compiler.cache import Built, Cache
 from model_compiler.plane import Lease, Plane
 from model_compiler.process import Limits, log_tail, run_build
-from model_compiler.targets import buildable, installed_versions
+from model_compiler.tools import installed_versions, machine
 
 _UNREACHABLE = (UnavailableError, DeadlineError)
 _RETRYABLE = (BuildCrashError, CapacityError, DeadlineError, IntegrityError, OutputError, UnavailableError)
@@ -87,7 +88,7 @@ class Builder:
             path.mkdir(parents=True, exist_ok=True)
         self._cache = Cache(folder / "cache", max_bytes=settings.cache_bytes)
         self._versions = installed_versions()
-        self._targets = [entry.name for entry in buildable(self._versions)]
+        self._targets = [entry.name for entry in buildable(machine())]
         self.builder_id = f"{socket.gethostname()}-{os.getpid()}"
         self._log = get_logger(__name__)
 

@@ -25,13 +25,15 @@ from edge_agent.engines.engine import Engine
 from maskfleet.decoding import decoder_spec
 from maskfleet.errors import CanceledError, DigestMismatchError
 from maskfleet.ids import digest_bytes
+from maskfleet.manifest import VerifiedOn
+from maskfleet.targets import check_buildable, mismatch, target
 from model_compiler import evaluation, quantize, verify
 from model_compiler.builds import onnx_cpu, tensorrt
 from model_compiler.precision import in_precision, pictures_digest
 from model_compiler.prepare import Prepared, prepare
 from model_compiler.reference import loaded
 from model_compiler.spec import BuildSpec, cache_key, compiler_revision
-from model_compiler.targets import VerifiedOn, check_buildable, installed_versions, target
+from model_compiler.tools import installed_versions, machine
 
 Progress = Callable[[str, float], None]
 _SHARES = {"prepare": (0.0, 0.15), "precision": (0.15, 0.2), "build": (0.2, 0.8), "verify": (0.8, 1.0)}
@@ -96,7 +98,7 @@ def run(
         CanceledError: ``canceled`` said so.
     """
     versions = installed_versions()
-    entry, decoder = check_buildable(target(spec.target), versions), decoder_spec(spec.decoder)
+    entry, decoder = check_buildable(target(spec.target), machine()), decoder_spec(spec.decoder)
     actual = digest_bytes(source)
     if actual != spec.model_digest:
         raise DigestMismatchError(
@@ -144,7 +146,7 @@ def run(
         )
 
     engine: bytes = timed("build", built)
-    verified_on = VerifiedOn.ENGINE if entry.runs_on_builder else VerifiedOn.PREPARED_ONNX
+    verified_on = VerifiedOn.ENGINE if not mismatch(entry, machine()) else VerifiedOn.PREPARED_ONNX
     figures: verify.Figures = timed("verify", lambda: _figures(spec, prepared, model, engine, phase))
     log(f"verify: {figures.to_json()}")
     verify.check(figures, spec.margins, about=notes if converted.details else ())
@@ -198,7 +200,7 @@ def _figures(
     with contextlib.ExitStack() as stack:
         reference = stack.enter_context(loaded(prepared.model, decoder))
         candidate: Engine
-        if target(spec.target).runs_on_builder:
+        if not mismatch(target(spec.target), machine()):
             path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="maskfleet-"))) / "engine"
             path.write_bytes(engine)
             candidate = loading.load(spec.target, path, decoder=decoder, threads=1)

@@ -23,10 +23,11 @@ from typing import Any
 
 from maskfleet.errors import BuildCrashError, BuildError, CanceledError, FleetError, InternalError, catalogue
 from maskfleet.ids import digest_file
+from maskfleet.targets import check_buildable, target
 from model_compiler.cache import Built, Cache
 from model_compiler.precision import pictures_digest
 from model_compiler.spec import BuildSpec
-from model_compiler.targets import check_buildable, installed_versions, target
+from model_compiler.tools import installed_versions, machine
 
 LOG_TAIL_BYTES = 64 << 10
 _GRACE_S = 2.0
@@ -78,7 +79,7 @@ def run_build(
     """
     cancel = cancel or threading.Event()
     versions = installed_versions()
-    check_buildable(target(spec.target), versions)
+    check_buildable(target(spec.target), machine())
     recipe = spec.recipe(versions, pictures_digest(spec.precision))
     if cache is not None and (hit := cache.find(recipe)) is not None:
         progress("cached", 1.0)

@@ -23,7 +23,7 @@ from maskfleet.decoding import decoder_spec
 from maskfleet.errors import InvalidInputError
 from maskfleet.ids import check_digest
 from maskfleet.policy import MaskPolicy
-from model_compiler.targets import target
+from maskfleet.targets import target
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,6 +49,8 @@ class Facts:
     runtimes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     agent_version: str = ""
     targets: tuple[str, ...] = ()
+    driver: str = ""
+    target_note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,18 +31,22 @@ from edge_agent.engines.engine import EngineInfo, FloatArray
 from maskfleet.decoding import DecoderSpec
 from maskfleet.errors import BadModelError, EngineError, UnsupportedError
 from maskfleet.logs import get_logger
+from maskfleet.targets import target as target_spec
 
 _REMEDY = "build the release again for this device's target and runtime version"
 _MAX_CACHE_BYTES = 256 << 20
 
 
+_MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
+
+
 def bindings(target: str) -> Any:
-    """The TensorRT that runs engines of a target: that for RTX for ``rtx-…``, the classic one for others.
+    """The TensorRT that runs engines of a target.
 
     Raises:
         UnsupportedError: it is not installed.
     """
-    name = "tensorrt_rtx" if target.startswith("rtx-") else "tensorrt"
+    name = _MODULES[target_spec(target).backend]
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # OSError: the bindings are there, a library of theirs is not

@@ -42,6 +42,8 @@ def facts_message(facts: Facts) -> devices_pb2.DeviceFacts:
         runtimes=dict(facts.runtimes),
         agent_version=facts.agent_version,
         targets=facts.targets,
+        driver=facts.driver,
+        target_note=facts.target_note,
     )
 
 

@@ -21,6 +21,8 @@ class Facts:
         runtimes: versions by name.
         agent_version: of this package.
         targets: what it can run, best first.
+        driver: version of NVIDIA's driver.
+        target_note: why the GPU is not used; empty where there is nothing to say.
     """
 
     os: str
@@ -31,6 +33,8 @@ class Facts:
     runtimes: Mapping[str, str]
     agent_version: str
     targets: tuple[str, ...]
+    driver: str = ""
+    target_note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

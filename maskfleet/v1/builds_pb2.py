@@ -25,19 +25,23 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19maskfleet/v1/builds.proto\x12\x0cmaskfleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdc\x01\n\tBuildSpec\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\r\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\x04 \x01(\t\x12\x0e\n\x06target\x18\x05 \x01(\t\x12*\n\tprecision\x18\x06 \x01(\x0e\x32\x17.maskfleet.v1.Precision\x12\x13\n\x0binput_width\x18\x07 \x01(\r\x12\x14\n\x0cinput_height\x18\x08 \x01(\r\x12\x16\n\x0emin_confidence\x18\t \x01(\x02\"\xe5\x02\n\x05\x42uild\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nrelease_id\x18\x02 \x01(\t\x12%\n\x04spec\x18\x03 \x01(\x0b\x32\x17.maskfleet.v1.BuildSpec\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.maskfleet.v1.BuildState\x12\r\n\x05phase\x18\x05 \x01(\t\x12\x10\n\x08progress\x18\x06 \x01(\x02\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x08 \x01(\r\x12\x15\n\rengine_digest\x18\t \x01(\t\x12\x19\n\x11\x65ngine_size_bytes\x18\n \x01(\x04\x12\x13\n\x0breport_json\x18\x0b \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x0c \x01(\x08\x12\x12\n\nbuilder_id\x18\r \x01(\t\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08log_tail\x18\x0f \x01(\t*\xa8\x01\n\nBuildState\x12\x1b\n\x17\x42UILD_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42UILD_STATE_QUEUED\x10\x01\x12\x18\n\x14\x42UILD_STATE_BUILDING\x10\x02\x12\x19\n\x15\x42UILD_STATE_SUCCEEDED\x10\x03\x12\x16\n\x12\x42UILD_STATE_FAILED\x10\x04\x12\x18\n\x14\x42UILD_STATE_CANCELED\x10\x05*b\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_FP32\x10\x01\x12\x12\n\x0ePRECISION_FP16\x10\x02\x12\x12\n\x0ePRECISION_INT8\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19maskfleet/v1/builds.proto\x12\x0cmaskfleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfb\x01\n\x0bGateMargins\x12\x17\n\nmin_cosine\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x16\n\tmax_error\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x17\n\nmin_recall\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x16\n\tmax_extra\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x16\n\tmatch_iou\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x19\n\x0cmin_mean_iou\x18\x06 \x01(\x02H\x05\x88\x01\x01\x42\r\n\x0b_min_cosineB\x0c\n\n_max_errorB\r\n\x0b_min_recallB\x0c\n\n_max_extraB\x0c\n\n_match_iouB\x0f\n\r_min_mean_iou\"\xc4\x02\n\tBuildSpec\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\r\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\x04 \x01(\t\x12\x0e\n\x06target\x18\x05 \x01(\t\x12*\n\tprecision\x18\x06 \x01(\x0e\x32\x17.maskfleet.v1.Precision\x12\x13\n\x0binput_width\x18\x07 \x01(\r\x12\x14\n\x0cinput_height\x18\x08 \x01(\r\x12\x16\n\x0emin_confidence\x18\t \x01(\x02\x12*\n\x07margins\x18\n \x01(\x0b\x32\x19.maskfleet.v1.GateMargins\x12\x13\n\x0b\x63\x61libration\x18\x0b \x01(\t\x12\x0f\n\x07nms_iou\x18\x0c \x01(\x02\x12\x14\n\x0cworkspace_mb\x18\r \x01(\r\"\xf1\x03\n\x05\x42uild\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nrelease_id\x18\x02 \x01(\t\x12%\n\x04spec\x18\x03 \x01(\x0b\x32\x17.maskfleet.v1.BuildSpec\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.maskfleet.v1.BuildState\x12\r\n\x05phase\x18\x05 \x01(\t\x12\x10\n\x08progress\x18\x06 \x01(\x02\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x08 \x01(\r\x12\x15\n\rengine_digest\x18\t \x01(\t\x12\x19\n\x11\x65ngine_size_bytes\x18\n \x01(\x04\x12\x13\n\x0breport_json\x18\x0b \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x0c \x01(\x08\x12\x12\n\nbuilder_id\x18\r \x01(\t\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08log_tail\x18\x0f \x01(\t\x12*\n\tprecision\x18\x10 \x01(\x0e\x32\x17.maskfleet.v1.Precision\x12\x30\n\x0cverification\x18\x11 \x01(\x0e\x32\x1a.maskfleet.v1.Verification\x12\x13\n\x0bverified_by\x18\x12 \x01(\t\x12\x17\n\x0fmissing_builder\x18\x13 \x01(\t*\xa8\x01\n\nBuildState\x12\x1b\n\x17\x42UILD_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42UILD_STATE_QUEUED\x10\x01\x12\x18\n\x14\x42UILD_STATE_BUILDING\x10\x02\x12\x19\n\x15\x42UILD_STATE_SUCCEEDED\x10\x03\x12\x16\n\x12\x42UILD_STATE_FAILED\x10\x04\x12\x18\n\x14\x42UILD_STATE_CANCELED\x10\x05*v\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_FP32\x10\x01\x12\x12\n\x0ePRECISION_FP16\x10\x02\x12\x12\n\x0ePRECISION_INT8\x10\x03\x12\x12\n\x0ePRECISION_AUTO\x10\x04*\x8e\x01\n\x0cVerification\x12\x1c\n\x18VERIFICATION_UNSPECIFIED\x10\x00\x12\x1b\n\x17VERIFICATION_ON_BUILDER\x10\x01\x12\'\n#VERIFICATION_UNVERIFIED_ON_HARDWARE\x10\x02\x12\x1a\n\x16VERIFICATION_ON_DEVICE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'maskfleet.v1.builds_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BUILDSTATE']._serialized_start=660
-  _globals['_BUILDSTATE']._serialized_end=828
-  _globals['_PRECISION']._serialized_start=830
-  _globals['_PRECISION']._serialized_end=928
-  _globals['_BUILDSPEC']._serialized_start=77
-  _globals['_BUILDSPEC']._serialized_end=297
-  _globals['_BUILD']._serialized_start=300
-  _globals['_BUILD']._serialized_end=657
+  _globals['_BUILDSTATE']._serialized_start=1158
+  _globals['_BUILDSTATE']._serialized_end=1326
+  _globals['_PRECISION']._serialized_start=1328
+  _globals['_PRECISION']._serialized_end=1446
+  _globals['_VERIFICATION']._serialized_start=1449
+  _globals['_VERIFICATION']._serialized_end=1591
+  _globals['_GATEMARGINS']._serialized_start=77
+  _globals['_GATEMARGINS']._serialized_end=328
+  _globals['_BUILDSPEC']._serialized_start=331
+  _globals['_BUILDSPEC']._serialized_end=655
+  _globals['_BUILD']._serialized_start=658
+  _globals['_BUILD']._serialized_end=1155
 # @@protoc_insertion_point(module_scope)

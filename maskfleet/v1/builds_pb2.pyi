@@ -68,6 +68,8 @@ class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.V
     """16-bit floating point, inputs and outputs kept at 32 bits."""
     PRECISION_INT8: _Precision.ValueType  # 3
     """8-bit integers, sensitive nodes kept at 32 bits."""
+    PRECISION_AUTO: _Precision.ValueType  # 4
+    """Asked for only: the fastest of the others that passes the gate."""
 
 class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
     """Number format of an engine's weights and activations."""
@@ -80,7 +82,102 @@ PRECISION_FP16: Precision.ValueType  # 2
 """16-bit floating point, inputs and outputs kept at 32 bits."""
 PRECISION_INT8: Precision.ValueType  # 3
 """8-bit integers, sensitive nodes kept at 32 bits."""
+PRECISION_AUTO: Precision.ValueType  # 4
+"""Asked for only: the fastest of the others that passes the gate."""
 Global___Precision: _TypeAlias = Precision  # noqa: Y015
+
+class _Verification:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VerificationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verification.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERIFICATION_UNSPECIFIED: _Verification.ValueType  # 0
+    """Not built yet."""
+    VERIFICATION_ON_BUILDER: _Verification.ValueType  # 1
+    """The engine itself passed the gate on its builder."""
+    VERIFICATION_UNVERIFIED_ON_HARDWARE: _Verification.ValueType  # 2
+    """Only the model that it is built from passed the gate; no device of its target has tested it yet."""
+    VERIFICATION_ON_DEVICE: _Verification.ValueType  # 3
+    """A device of its target has tested it on golden frames and committed it."""
+
+class Verification(_Verification, metaclass=_VerificationEnumTypeWrapper):
+    """What is known of an engine beyond its build."""
+
+VERIFICATION_UNSPECIFIED: Verification.ValueType  # 0
+"""Not built yet."""
+VERIFICATION_ON_BUILDER: Verification.ValueType  # 1
+"""The engine itself passed the gate on its builder."""
+VERIFICATION_UNVERIFIED_ON_HARDWARE: Verification.ValueType  # 2
+"""Only the model that it is built from passed the gate; no device of its target has tested it yet."""
+VERIFICATION_ON_DEVICE: Verification.ValueType  # 3
+"""A device of its target has tested it on golden frames and committed it."""
+Global___Verification: _TypeAlias = Verification  # noqa: Y015
+
+@_typing.final
+class GateMargins(_message.Message):
+    """How far an engine may be from its fp32 model. What is absent has its default."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_COSINE_FIELD_NUMBER: _builtins.int
+    MAX_ERROR_FIELD_NUMBER: _builtins.int
+    MIN_RECALL_FIELD_NUMBER: _builtins.int
+    MAX_EXTRA_FIELD_NUMBER: _builtins.int
+    MATCH_IOU_FIELD_NUMBER: _builtins.int
+    MIN_MEAN_IOU_FIELD_NUMBER: _builtins.int
+    min_cosine: _builtins.float
+    """Least cosine between an output and the fp32 model's, over the whole evaluation set."""
+    max_error: _builtins.float
+    """Largest difference of one value, as a share of the largest in the fp32 model's output."""
+    min_recall: _builtins.float
+    """Least share of the fp32 model's detections that are found again."""
+    max_extra: _builtins.float
+    """Most detections that the fp32 model does not have, as a share of those that it has."""
+    match_iou: _builtins.float
+    """Intersection over union from which two boxes are the same face."""
+    min_mean_iou: _builtins.float
+    """Least mean intersection over union of the boxes that are the same."""
+    def __init__(
+        self,
+        *,
+        min_cosine: _builtins.float | None = ...,
+        max_error: _builtins.float | None = ...,
+        min_recall: _builtins.float | None = ...,
+        max_extra: _builtins.float | None = ...,
+        match_iou: _builtins.float | None = ...,
+        min_mean_iou: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_match_iou", b"_match_iou", "_max_error", b"_max_error", "_max_extra", b"_max_extra", "_min_cosine", b"_min_cosine", "_min_mean_iou", b"_min_mean_iou", "_min_recall", b"_min_recall", "match_iou", b"match_iou", "max_error", b"max_error", "max_extra", b"max_extra", "min_cosine", b"min_cosine", "min_mean_iou", b"min_mean_iou", "min_recall", b"min_recall"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_match_iou", b"_match_iou", "_max_error", b"_max_error", "_max_extra", b"_max_extra", "_min_cosine", b"_min_cosine", "_min_mean_iou", b"_min_mean_iou", "_min_recall", b"_min_recall", "match_iou", b"match_iou", "max_error", b"max_error", "max_extra", b"max_extra", "min_cosine", b"min_cosine", "min_mean_iou", b"min_mean_iou", "min_recall", b"min_recall"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__match_iou: _TypeAlias = _typing.Literal["match_iou"]  # noqa: Y015
+    _WhichOneofArgType__match_iou: _TypeAlias = _typing.Literal["_match_iou", b"_match_iou"]  # noqa: Y015
+    _WhichOneofReturnType__max_error: _TypeAlias = _typing.Literal["max_error"]  # noqa: Y015
+    _WhichOneofArgType__max_error: _TypeAlias = _typing.Literal["_max_error", b"_max_error"]  # noqa: Y015
+    _WhichOneofReturnType__max_extra: _TypeAlias = _typing.Literal["max_extra"]  # noqa: Y015
+    _WhichOneofArgType__max_extra: _TypeAlias = _typing.Literal["_max_extra", b"_max_extra"]  # noqa: Y015
+    _WhichOneofReturnType__min_cosine: _TypeAlias = _typing.Literal["min_cosine"]  # noqa: Y015
+    _WhichOneofArgType__min_cosine: _TypeAlias = _typing.Literal["_min_cosine", b"_min_cosine"]  # noqa: Y015
+    _WhichOneofReturnType__min_mean_iou: _TypeAlias = _typing.Literal["min_mean_iou"]  # noqa: Y015
+    _WhichOneofArgType__min_mean_iou: _TypeAlias = _typing.Literal["_min_mean_iou", b"_min_mean_iou"]  # noqa: Y015
+    _WhichOneofReturnType__min_recall: _TypeAlias = _typing.Literal["min_recall"]  # noqa: Y015
+    _WhichOneofArgType__min_recall: _TypeAlias = _typing.Literal["_min_recall", b"_min_recall"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__match_iou) -> _WhichOneofReturnType__match_iou | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_error) -> _WhichOneofReturnType__max_error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_extra) -> _WhichOneofReturnType__max_extra | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_cosine) -> _WhichOneofReturnType__min_cosine | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_mean_iou) -> _WhichOneofReturnType__min_mean_iou | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_recall) -> _WhichOneofReturnType__min_recall | None: ...
+
+Global___GateMargins: _TypeAlias = GateMargins  # noqa: Y015
 
 @_typing.final
 class BuildSpec(_message.Message):
@@ -97,6 +194,10 @@ class BuildSpec(_message.Message):
     INPUT_WIDTH_FIELD_NUMBER: _builtins.int
     INPUT_HEIGHT_FIELD_NUMBER: _builtins.int
     MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    MARGINS_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    NMS_IOU_FIELD_NUMBER: _builtins.int
+    WORKSPACE_MB_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Name of the model."""
     model_version: _builtins.int
@@ -115,6 +216,16 @@ class BuildSpec(_message.Message):
     """Height of the engine's input in pixels."""
     min_confidence: _builtins.float
     """The policy's own confidence limit, at which detections are compared."""
+    calibration: _builtins.str
+    """Folder of pictures from which ranges for 8 bits are learnt, as "street/2"; empty for the compiler's own."""
+    nms_iou: _builtins.float
+    """The policy's own limit from which detections that overlap are one."""
+    workspace_mb: _builtins.int
+    """Scratch memory on the GPU that TensorRT may plan with, in MiB; 0 for all that there is."""
+    @_builtins.property
+    def margins(self) -> Global___GateMargins:
+        """The gate's margins."""
+
     def __init__(
         self,
         *,
@@ -127,10 +238,14 @@ class BuildSpec(_message.Message):
         input_width: _builtins.int = ...,
         input_height: _builtins.int = ...,
         min_confidence: _builtins.float = ...,
+        margins: Global___GateMargins | None = ...,
+        calibration: _builtins.str = ...,
+        nms_iou: _builtins.float = ...,
+        workspace_mb: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["margins", b"margins"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decoder", b"decoder", "input_height", b"input_height", "input_width", b"input_width", "min_confidence", b"min_confidence", "model_digest", b"model_digest", "model_name", b"model_name", "model_version", b"model_version", "precision", b"precision", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "decoder", b"decoder", "input_height", b"input_height", "input_width", b"input_width", "margins", b"margins", "min_confidence", b"min_confidence", "model_digest", b"model_digest", "model_name", b"model_name", "model_version", b"model_version", "nms_iou", b"nms_iou", "precision", b"precision", "target", b"target", "workspace_mb", b"workspace_mb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -157,6 +272,10 @@ class Build(_message.Message):
     BUILDER_ID_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     LOG_TAIL_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    VERIFICATION_FIELD_NUMBER: _builtins.int
+    VERIFIED_BY_FIELD_NUMBER: _builtins.int
+    MISSING_BUILDER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id."""
     release_id: _builtins.str
@@ -183,6 +302,14 @@ class Build(_message.Message):
     """Which builder."""
     log_tail: _builtins.str
     """The end of its log, at most 64 KiB."""
+    precision: Global___Precision.ValueType
+    """Number format of the engine, once it is built; the spec's may be AUTO."""
+    verification: Global___Verification.ValueType
+    """What is known of the engine."""
+    verified_by: _builtins.str
+    """The device that verified it; empty otherwise."""
+    missing_builder: _builtins.str
+    """Which builder is missing, while it waits and nobody who asks for work can do it; empty otherwise."""
     @_builtins.property
     def spec(self) -> Global___BuildSpec:
         """The work."""
@@ -209,10 +336,14 @@ class Build(_message.Message):
         builder_id: _builtins.str = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         log_tail: _builtins.str = ...,
+        precision: Global___Precision.ValueType = ...,
+        verification: Global___Verification.ValueType = ...,
+        verified_by: _builtins.str = ...,
+        missing_builder: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "builder_id", b"builder_id", "cached", b"cached", "end_time", b"end_time", "engine_digest", b"engine_digest", "engine_size_bytes", b"engine_size_bytes", "id", b"id", "log_tail", b"log_tail", "phase", b"phase", "progress", b"progress", "reason", b"reason", "release_id", b"release_id", "report_json", b"report_json", "spec", b"spec", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "builder_id", b"builder_id", "cached", b"cached", "end_time", b"end_time", "engine_digest", b"engine_digest", "engine_size_bytes", b"engine_size_bytes", "id", b"id", "log_tail", b"log_tail", "missing_builder", b"missing_builder", "phase", b"phase", "precision", b"precision", "progress", b"progress", "reason", b"reason", "release_id", b"release_id", "report_json", b"report_json", "spec", b"spec", "state", b"state", "verification", b"verification", "verified_by", b"verified_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

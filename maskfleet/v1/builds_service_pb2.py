@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from maskfleet.v1 import builds_pb2 as maskfleet_dot_v1_dot_builds__pb2
+from maskfleet.v1 import devices_pb2 as maskfleet_dot_v1_dot_devices__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!maskfleet/v1/builds_service.proto\x12\x0cmaskfleet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19maskfleet/v1/builds.proto\"\xb2\x01\n\x0c\x42uilderFacts\x12\x12\n\nbuilder_id\x18\x01 \x01(\t\x12\x0f\n\x07targets\x18\x02 \x03(\t\x12:\n\x08versions\x18\x03 \x03(\x0b\x32(.maskfleet.v1.BuilderFacts.VersionsEntry\x12\x10\n\x08platform\x18\x04 \x01(\t\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"i\n\x11LeaseBuildRequest\x12+\n\x07\x62uilder\x18\x01 \x01(\x0b\x32\x1a.maskfleet.v1.BuilderFacts\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"r\n\x12LeaseBuildResponse\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\"\n\x05\x62uild\x18\x02 \x01(\x0b\x32\x13.maskfleet.v1.Build\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"J\n\x15HeartbeatBuildRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x10\n\x08progress\x18\x03 \x01(\x02\"(\n\x16HeartbeatBuildResponse\x12\x0e\n\x06\x63\x61ncel\x18\x01 \x01(\x08\"x\n\x0c\x42uildSuccess\x12\x15\n\rengine_digest\x18\x01 \x01(\t\x12\x19\n\x11\x65ngine_size_bytes\x18\x02 \x01(\x04\x12\x11\n\tcache_key\x18\x03 \x01(\t\x12\x13\n\x0breport_json\x18\x04 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x05 \x01(\x08\"?\n\x0c\x42uildFailure\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\"\xa2\x01\n\x14\x43ompleteBuildRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12-\n\x07success\x18\x02 \x01(\x0b\x32\x1a.maskfleet.v1.BuildSuccessH\x00\x12-\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1a.maskfleet.v1.BuildFailureH\x00\x12\x10\n\x08log_tail\x18\x04 \x01(\tB\x08\n\x06result\"\x17\n\x15\x43ompleteBuildResponse2\x97\x02\n\rBuildsService\x12O\n\nLeaseBuild\x12\x1f.maskfleet.v1.LeaseBuildRequest\x1a .maskfleet.v1.LeaseBuildResponse\x12[\n\x0eHeartbeatBuild\x12#.maskfleet.v1.HeartbeatBuildRequest\x1a$.maskfleet.v1.HeartbeatBuildResponse\x12X\n\rCompleteBuild\x12\".maskfleet.v1.CompleteBuildRequest\x1a#.maskfleet.v1.CompleteBuildResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!maskfleet/v1/builds_service.proto\x12\x0cmaskfleet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19maskfleet/v1/builds.proto\x1a\x1amaskfleet/v1/devices.proto\"\xe1\x02\n\x0c\x42uilderFacts\x12\x12\n\nbuilder_id\x18\x01 \x01(\t\x12\x0f\n\x07targets\x18\x02 \x03(\t\x12:\n\x08versions\x18\x03 \x03(\x0b\x32(.maskfleet.v1.BuilderFacts.VersionsEntry\x12\x10\n\x08platform\x18\x04 \x01(\t\x12*\n\x07machine\x18\x05 \x01(\x0b\x32\x19.maskfleet.v1.DeviceFacts\x12I\n\x10\x63\x61libration_sets\x18\x06 \x03(\x0b\x32/.maskfleet.v1.BuilderFacts.CalibrationSetsEntry\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x36\n\x14\x43\x61librationSetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"i\n\x11LeaseBuildRequest\x12+\n\x07\x62uilder\x18\x01 \x01(\x0b\x32\x1a.maskfleet.v1.BuilderFacts\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"r\n\x12LeaseBuildResponse\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\"\n\x05\x62uild\x18\x02 \x01(\x0b\x32\x13.maskfleet.v1.Build\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"J\n\x15HeartbeatBuildRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x10\n\x08progress\x18\x03 \x01(\x02\"(\n\x16HeartbeatBuildResponse\x12\x0e\n\x06\x63\x61ncel\x18\x01 \x01(\x08\"H\n\x11\x46indEngineRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\x11\n\tcache_key\x18\x03 \x01(\t\"A\n\x12\x46indEngineResponse\x12+\n\x07success\x18\x01 \x01(\x0b\x32\x1a.maskfleet.v1.BuildSuccess\"\xb4\x01\n\x0c\x42uildSuccess\x12\x15\n\rengine_digest\x18\x01 \x01(\t\x12\x19\n\x11\x65ngine_size_bytes\x18\x02 \x01(\x04\x12\x11\n\tcache_key\x18\x03 \x01(\t\x12\x13\n\x0breport_json\x18\x04 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x05 \x01(\x08\x12\x0e\n\x06recipe\x18\x06 \x01(\t\x12*\n\tprecision\x18\x07 \x01(\x0e\x32\x17.maskfleet.v1.Precision\"?\n\x0c\x42uildFailure\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\"\xa2\x01\n\x14\x43ompleteBuildRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12-\n\x07success\x18\x02 \x01(\x0b\x32\x1a.maskfleet.v1.BuildSuccessH\x00\x12-\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1a.maskfleet.v1.BuildFailureH\x00\x12\x10\n\x08log_tail\x18\x04 \x01(\tB\x08\n\x06result\"\x17\n\x15\x43ompleteBuildResponse2\xe8\x02\n\rBuildsService\x12O\n\nLeaseBuild\x12\x1f.maskfleet.v1.LeaseBuildRequest\x1a .maskfleet.v1.LeaseBuildResponse\x12[\n\x0eHeartbeatBuild\x12#.maskfleet.v1.HeartbeatBuildRequest\x1a$.maskfleet.v1.HeartbeatBuildResponse\x12O\n\nFindEngine\x12\x1f.maskfleet.v1.FindEngineRequest\x1a .maskfleet.v1.FindEngineResponse\x12X\n\rCompleteBuild\x12\".maskfleet.v1.CompleteBuildRequest\x1a#.maskfleet.v1.CompleteBuildResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,26 +36,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BUILDERFACTS_VERSIONSENTRY']._loaded_options = None
   _globals['_BUILDERFACTS_VERSIONSENTRY']._serialized_options = b'8\001'
-  _globals['_BUILDERFACTS']._serialized_start=111
-  _globals['_BUILDERFACTS']._serialized_end=289
-  _globals['_BUILDERFACTS_VERSIONSENTRY']._serialized_start=242
-  _globals['_BUILDERFACTS_VERSIONSENTRY']._serialized_end=289
-  _globals['_LEASEBUILDREQUEST']._serialized_start=291
-  _globals['_LEASEBUILDREQUEST']._serialized_end=396
-  _globals['_LEASEBUILDRESPONSE']._serialized_start=398
-  _globals['_LEASEBUILDRESPONSE']._serialized_end=512
-  _globals['_HEARTBEATBUILDREQUEST']._serialized_start=514
-  _globals['_HEARTBEATBUILDREQUEST']._serialized_end=588
-  _globals['_HEARTBEATBUILDRESPONSE']._serialized_start=590
-  _globals['_HEARTBEATBUILDRESPONSE']._serialized_end=630
-  _globals['_BUILDSUCCESS']._serialized_start=632
-  _globals['_BUILDSUCCESS']._serialized_end=752
-  _globals['_BUILDFAILURE']._serialized_start=754
-  _globals['_BUILDFAILURE']._serialized_end=817
-  _globals['_COMPLETEBUILDREQUEST']._serialized_start=820
-  _globals['_COMPLETEBUILDREQUEST']._serialized_end=982
-  _globals['_COMPLETEBUILDRESPONSE']._serialized_start=984
-  _globals['_COMPLETEBUILDRESPONSE']._serialized_end=1007
-  _globals['_BUILDSSERVICE']._serialized_start=1010
-  _globals['_BUILDSSERVICE']._serialized_end=1289
+  _globals['_BUILDERFACTS_CALIBRATIONSETSENTRY']._loaded_options = None
+  _globals['_BUILDERFACTS_CALIBRATIONSETSENTRY']._serialized_options = b'8\001'
+  _globals['_BUILDERFACTS']._serialized_start=139
+  _globals['_BUILDERFACTS']._serialized_end=492
+  _globals['_BUILDERFACTS_VERSIONSENTRY']._serialized_start=389
+  _globals['_BUILDERFACTS_VERSIONSENTRY']._serialized_end=436
+  _globals['_BUILDERFACTS_CALIBRATIONSETSENTRY']._serialized_start=438
+  _globals['_BUILDERFACTS_CALIBRATIONSETSENTRY']._serialized_end=492
+  _globals['_LEASEBUILDREQUEST']._serialized_start=494
+  _globals['_LEASEBUILDREQUEST']._serialized_end=599
+  _globals['_LEASEBUILDRESPONSE']._serialized_start=601
+  _globals['_LEASEBUILDRESPONSE']._serialized_end=715
+  _globals['_HEARTBEATBUILDREQUEST']._serialized_start=717
+  _globals['_HEARTBEATBUILDREQUEST']._serialized_end=791
+  _globals['_HEARTBEATBUILDRESPONSE']._serialized_start=793
+  _globals['_HEARTBEATBUILDRESPONSE']._serialized_end=833
+  _globals['_FINDENGINEREQUEST']._serialized_start=835
+  _globals['_FINDENGINEREQUEST']._serialized_end=907
+  _globals['_FINDENGINERESPONSE']._serialized_start=909
+  _globals['_FINDENGINERESPONSE']._serialized_end=974
+  _globals['_BUILDSUCCESS']._serialized_start=977
+  _globals['_BUILDSUCCESS']._serialized_end=1157
+  _globals['_BUILDFAILURE']._serialized_start=1159
+  _globals['_BUILDFAILURE']._serialized_end=1222
+  _globals['_COMPLETEBUILDREQUEST']._serialized_start=1225
+  _globals['_COMPLETEBUILDREQUEST']._serialized_end=1387
+  _globals['_COMPLETEBUILDRESPONSE']._serialized_start=1389
+  _globals['_COMPLETEBUILDRESPONSE']._serialized_end=1412
+  _globals['_BUILDSSERVICE']._serialized_start=1415
+  _globals['_BUILDSSERVICE']._serialized_end=1775
 # @@protoc_insertion_point(module_scope)

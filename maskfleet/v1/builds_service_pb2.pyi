@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from maskfleet.v1 import builds_pb2 as _builds_pb2
+from maskfleet.v1 import devices_pb2 as _devices_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -46,10 +47,32 @@ class BuilderFacts(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class CalibrationSetsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     BUILDER_ID_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
     PLATFORM_FIELD_NUMBER: _builtins.int
+    MACHINE_FIELD_NUMBER: _builtins.int
+    CALIBRATION_SETS_FIELD_NUMBER: _builtins.int
     builder_id: _builtins.str
     """Its id, for people: host and process."""
     platform: _builtins.str
@@ -62,6 +85,14 @@ class BuilderFacts(_message.Message):
     def versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Tools with their versions."""
 
+    @_builtins.property
+    def machine(self) -> _devices_pb2.DeviceFacts:
+        """What its machine is made of, in the words of a device: decides with the versions what it can build."""
+
+    @_builtins.property
+    def calibration_sets(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Folders of calibration pictures that it has, by name as "street/2", with the digest of their content."""
+
     def __init__(
         self,
         *,
@@ -69,10 +100,12 @@ class BuilderFacts(_message.Message):
         targets: _abc.Iterable[_builtins.str] | None = ...,
         versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         platform: _builtins.str = ...,
+        machine: _devices_pb2.DeviceFacts | None = ...,
+        calibration_sets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["machine", b"machine"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["builder_id", b"builder_id", "platform", b"platform", "targets", b"targets", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["builder_id", b"builder_id", "calibration_sets", b"calibration_sets", "machine", b"machine", "platform", b"platform", "targets", b"targets", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -195,6 +228,60 @@ class HeartbeatBuildResponse(_message.Message):
 Global___HeartbeatBuildResponse: _TypeAlias = HeartbeatBuildResponse  # noqa: Y015
 
 @_typing.final
+class FindEngineRequest(_message.Message):
+    """Asks for an earlier engine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    CACHE_KEY_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.str
+    """The lease that it is for."""
+    recipe: _builtins.str
+    """Over what goes in, before anything is computed: source, spec, tools, pictures."""
+    cache_key: _builtins.str
+    """Over what the engine is made of: prepared model, spec, tools, pictures; empty before the model is prepared."""
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.str = ...,
+        recipe: _builtins.str = ...,
+        cache_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_key", b"cache_key", "lease_id", b"lease_id", "recipe", b"recipe"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindEngineRequest: _TypeAlias = FindEngineRequest  # noqa: Y015
+
+@_typing.final
+class FindEngineResponse(_message.Message):
+    """The engine, or nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def success(self) -> Global___BuildSuccess:
+        """How its build ended; absent where there is none."""
+
+    def __init__(
+        self,
+        *,
+        success: Global___BuildSuccess | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["success", b"success"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindEngineResponse: _TypeAlias = FindEngineResponse  # noqa: Y015
+
+@_typing.final
 class BuildSuccess(_message.Message):
     """A build that worked. The engine was uploaded before."""
 
@@ -205,6 +292,8 @@ class BuildSuccess(_message.Message):
     CACHE_KEY_FIELD_NUMBER: _builtins.int
     REPORT_JSON_FIELD_NUMBER: _builtins.int
     CACHED_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     engine_digest: _builtins.str
     """Digest of the engine."""
     engine_size_bytes: _builtins.int
@@ -215,6 +304,10 @@ class BuildSuccess(_message.Message):
     """What the builder found, as a JSON object."""
     cached: _builtins.bool
     """The result came from the cache."""
+    recipe: _builtins.str
+    """Over what went in before anything was computed; finds the engine again without preparing the model."""
+    precision: _builds_pb2.Precision.ValueType
+    """Number format of the engine."""
     def __init__(
         self,
         *,
@@ -223,10 +316,12 @@ class BuildSuccess(_message.Message):
         cache_key: _builtins.str = ...,
         report_json: _builtins.str = ...,
         cached: _builtins.bool = ...,
+        recipe: _builtins.str = ...,
+        precision: _builds_pb2.Precision.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_key", b"cache_key", "cached", b"cached", "engine_digest", b"engine_digest", "engine_size_bytes", b"engine_size_bytes", "report_json", b"report_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_key", b"cache_key", "cached", b"cached", "engine_digest", b"engine_digest", "engine_size_bytes", b"engine_size_bytes", "precision", b"precision", "recipe", b"recipe", "report_json", b"report_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

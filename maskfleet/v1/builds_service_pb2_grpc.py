@@ -45,6 +45,11 @@ class BuildsServiceStub:
                 request_serializer=maskfleet_dot_v1_dot_builds__service__pb2.HeartbeatBuildRequest.SerializeToString,
                 response_deserializer=maskfleet_dot_v1_dot_builds__service__pb2.HeartbeatBuildResponse.FromString,
                 _registered_method=True)
+        self.FindEngine = channel.unary_unary(
+                '/maskfleet.v1.BuildsService/FindEngine',
+                request_serializer=maskfleet_dot_v1_dot_builds__service__pb2.FindEngineRequest.SerializeToString,
+                response_deserializer=maskfleet_dot_v1_dot_builds__service__pb2.FindEngineResponse.FromString,
+                _registered_method=True)
         self.CompleteBuild = channel.unary_unary(
                 '/maskfleet.v1.BuildsService/CompleteBuild',
                 request_serializer=maskfleet_dot_v1_dot_builds__service__pb2.CompleteBuildRequest.SerializeToString,
@@ -70,6 +75,13 @@ class BuildsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindEngine(self, request, context):
+        """Says whether the fleet has built the same before, so that nothing is built twice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CompleteBuild(self, request, context):
         """Ends a lease, with an engine or with a reason.
         """
@@ -89,6 +101,11 @@ def add_BuildsServiceServicer_to_server(servicer, server):
                     servicer.HeartbeatBuild,
                     request_deserializer=maskfleet_dot_v1_dot_builds__service__pb2.HeartbeatBuildRequest.FromString,
                     response_serializer=maskfleet_dot_v1_dot_builds__service__pb2.HeartbeatBuildResponse.SerializeToString,
+            ),
+            'FindEngine': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindEngine,
+                    request_deserializer=maskfleet_dot_v1_dot_builds__service__pb2.FindEngineRequest.FromString,
+                    response_serializer=maskfleet_dot_v1_dot_builds__service__pb2.FindEngineResponse.SerializeToString,
             ),
             'CompleteBuild': grpc.unary_unary_rpc_method_handler(
                     servicer.CompleteBuild,
@@ -151,6 +168,33 @@ class BuildsService:
             '/maskfleet.v1.BuildsService/HeartbeatBuild',
             maskfleet_dot_v1_dot_builds__service__pb2.HeartbeatBuildRequest.SerializeToString,
             maskfleet_dot_v1_dot_builds__service__pb2.HeartbeatBuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindEngine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maskfleet.v1.BuildsService/FindEngine',
+            maskfleet_dot_v1_dot_builds__service__pb2.FindEngineRequest.SerializeToString,
+            maskfleet_dot_v1_dot_builds__service__pb2.FindEngineResponse.FromString,
             options,
             channel_credentials,
             insecure,

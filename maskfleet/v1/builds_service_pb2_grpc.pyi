@@ -37,6 +37,8 @@ class BuildsServiceStub:
     """Waits for work that this builder can do; answers without a lease when the wait is over."""
     HeartbeatBuild: _grpc.UnaryUnaryMultiCallable[_builds_service_pb2.HeartbeatBuildRequest, _builds_service_pb2.HeartbeatBuildResponse]
     """Keeps a lease and says how far the work is."""
+    FindEngine: _grpc.UnaryUnaryMultiCallable[_builds_service_pb2.FindEngineRequest, _builds_service_pb2.FindEngineResponse]
+    """Says whether the fleet has built the same before, so that nothing is built twice."""
     CompleteBuild: _grpc.UnaryUnaryMultiCallable[_builds_service_pb2.CompleteBuildRequest, _builds_service_pb2.CompleteBuildResponse]
     """Ends a lease, with an engine or with a reason."""
 
@@ -49,6 +51,8 @@ class BuildsServiceAsyncStub(BuildsServiceStub):
     """Waits for work that this builder can do; answers without a lease when the wait is over."""
     HeartbeatBuild: _aio.UnaryUnaryMultiCallable[_builds_service_pb2.HeartbeatBuildRequest, _builds_service_pb2.HeartbeatBuildResponse]  # type: ignore[assignment]
     """Keeps a lease and says how far the work is."""
+    FindEngine: _aio.UnaryUnaryMultiCallable[_builds_service_pb2.FindEngineRequest, _builds_service_pb2.FindEngineResponse]  # type: ignore[assignment]
+    """Says whether the fleet has built the same before, so that nothing is built twice."""
     CompleteBuild: _aio.UnaryUnaryMultiCallable[_builds_service_pb2.CompleteBuildRequest, _builds_service_pb2.CompleteBuildResponse]  # type: ignore[assignment]
     """Ends a lease, with an engine or with a reason."""
 
@@ -70,6 +74,14 @@ class BuildsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_builds_service_pb2.HeartbeatBuildResponse, _abc.Awaitable[_builds_service_pb2.HeartbeatBuildResponse]]:
         """Keeps a lease and says how far the work is."""
+
+    @_abc_1.abstractmethod
+    def FindEngine(
+        self,
+        request: _builds_service_pb2.FindEngineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_builds_service_pb2.FindEngineResponse, _abc.Awaitable[_builds_service_pb2.FindEngineResponse]]:
+        """Says whether the fleet has built the same before, so that nothing is built twice."""
 
     @_abc_1.abstractmethod
     def CompleteBuild(

@@ -102,6 +102,8 @@ class DeviceFacts(_message.Message):
     RUNTIMES_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
+    DRIVER_FIELD_NUMBER: _builtins.int
+    TARGET_NOTE_FIELD_NUMBER: _builtins.int
     os: _builtins.str
     """Operating system and version, as "debian 12"."""
     arch: _builtins.str
@@ -114,6 +116,10 @@ class DeviceFacts(_message.Message):
     """JetPack release; empty off Jetson."""
     agent_version: _builtins.str
     """Version of the agent."""
+    driver: _builtins.str
+    """Version of NVIDIA's driver; empty where there is none, and on Jetson."""
+    target_note: _builtins.str
+    """Why the GPU is not used, in a sentence that names what is missing; empty where there is nothing to say."""
     @_builtins.property
     def runtimes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Runtimes that are installed with their versions, as onnxruntime → 1.32.0."""
@@ -133,10 +139,12 @@ class DeviceFacts(_message.Message):
         runtimes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         agent_version: _builtins.str = ...,
         targets: _abc.Iterable[_builtins.str] | None = ...,
+        driver: _builtins.str = ...,
+        target_note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "arch", b"arch", "compute_capability", b"compute_capability", "gpu", b"gpu", "jetpack", b"jetpack", "os", b"os", "runtimes", b"runtimes", "targets", b"targets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "arch", b"arch", "compute_capability", b"compute_capability", "driver", b"driver", "gpu", b"gpu", "jetpack", b"jetpack", "os", b"os", "runtimes", b"runtimes", "target_note", b"target_note", "targets", b"targets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

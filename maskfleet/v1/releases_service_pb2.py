@@ -27,37 +27,37 @@ from maskfleet.v1 import builds_pb2 as maskfleet_dot_v1_dot_builds__pb2
 from maskfleet.v1 import policy_pb2 as maskfleet_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#maskfleet/v1/releases_service.proto\x12\x0cmaskfleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19maskfleet/v1/builds.proto\x1a\x19maskfleet/v1/policy.proto\"\xb7\x02\n\x07Release\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.maskfleet.v1.ReleaseState\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\r\x12(\n\x06policy\x18\x05 \x01(\x0b\x32\x18.maskfleet.v1.MaskPolicy\x12#\n\x06\x62uilds\x18\x06 \x03(\x0b\x32\x13.maskfleet.v1.Build\x12\x17\n\x0fmanifest_digest\x18\x07 \x01(\t\x12\x10\n\x08manifest\x18\x08 \x01(\x0c\x12\x0e\n\x06reason\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63ounter\x18\x0b \x01(\x04\"\xcb\x01\n\x14\x43reateReleaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12(\n\x06policy\x18\x03 \x01(\x0b\x32\x18.maskfleet.v1.MaskPolicy\x12\x0f\n\x07targets\x18\x04 \x03(\t\x12*\n\tprecision\x18\x05 \x01(\x0e\x32\x17.maskfleet.v1.Precision\x12\x13\n\x0binput_width\x18\x06 \x01(\r\x12\x14\n\x0cinput_height\x18\x07 \x01(\r\"?\n\x15\x43reateReleaseResponse\x12&\n\x07release\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Release\"<\n\x13ListReleasesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x14ListReleasesResponse\x12\'\n\x08releases\x18\x01 \x03(\x0b\x32\x15.maskfleet.v1.Release\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x11GetReleaseRequest\x12\x12\n\nrelease_id\x18\x01 \x01(\t\"<\n\x12GetReleaseResponse\x12&\n\x07release\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Release\")\n\x13WatchReleaseRequest\x12\x12\n\nrelease_id\x18\x01 \x01(\t\">\n\x14WatchReleaseResponse\x12&\n\x07release\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Release\"*\n\x14\x43\x61ncelReleaseRequest\x12\x12\n\nrelease_id\x18\x01 \x01(\t\"?\n\x15\x43\x61ncelReleaseResponse\x12&\n\x07release\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Release*\x98\x01\n\x0cReleaseState\x12\x1d\n\x19RELEASE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16RELEASE_STATE_BUILDING\x10\x01\x12\x17\n\x13RELEASE_STATE_READY\x10\x02\x12\x18\n\x14RELEASE_STATE_FAILED\x10\x03\x12\x1a\n\x16RELEASE_STATE_CANCELED\x10\x04\x32\xc6\x03\n\x0fReleasesService\x12X\n\rCreateRelease\x12\".maskfleet.v1.CreateReleaseRequest\x1a#.maskfleet.v1.CreateReleaseResponse\x12U\n\x0cListReleases\x12!.maskfleet.v1.ListReleasesRequest\x1a\".maskfleet.v1.ListReleasesResponse\x12O\n\nGetRelease\x12\x1f.maskfleet.v1.GetReleaseRequest\x1a .maskfleet.v1.GetReleaseResponse\x12W\n\x0cWatchRelease\x12!.maskfleet.v1.WatchReleaseRequest\x1a\".maskfleet.v1.WatchReleaseResponse0\x01\x12X\n\rCancelRelease\x12\".maskfleet.v1.CancelReleaseRequest\x1a#.maskfleet.v1.CancelReleaseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#maskfleet/v1/releases_service.proto\x12\x0cmaskfleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19maskfleet/v1/builds.proto\x1a\x19maskfleet/v1/policy.proto\"\xf8\x02\n\x07Release\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.maskfleet.v1.ReleaseState\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\r\x12(\n\x06policy\x18\x05 \x01(\x0b\x32\x18.maskfleet.v1.MaskPolicy\x12#\n\x06\x62uilds\x18\x06 \x03(\x0b\x32\x13.maskfleet.v1.Build\x12\x17\n\x0fmanifest_digest\x18\x07 \x01(\t\x12\x10\n\x08manifest\x18\x08 \x01(\x0c\x12\x0e\n\x06reason\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63ounter\x18\x0b \x01(\x04\x12*\n\x07margins\x18\x0c \x01(\x0b\x32\x19.maskfleet.v1.GateMargins\x12\x13\n\x0b\x63\x61libration\x18\r \x01(\t\"\xa2\x02\n\x14\x43reateReleaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12(\n\x06policy\x18\x03 \x01(\x0b\x32\x18.maskfleet.v1.MaskPolicy\x12\x0f\n\x07targets\x18\x04 \x03(\t\x12*\n\tprecision\x18\x05 \x01(\x0e\x32\x17.maskfleet.v1.Precision\x12\x13\n\x0binput_width\x18\x06 \x01(\r\x12\x14\n\x0cinput_height\x18\x07 \x01(\r\x12*\n\x07margins\x18\x08 \x01(\x0b\x32\x19.maskfleet.v1.GateMargins\x12\x13\n\x0b\x63\x61libration\x18\t \x01(\t\x12\x14\n\x0cworkspace_mb\x18\n \x01(\r\"?\n\x15\x43reateReleaseResponse\x12&\n\x07release\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Release\"<\n\x13ListReleasesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x14ListReleasesResponse\x12\'\n\x08releases\x18\x01 \x03(\x0b\x32\x15.maskfleet.v1.Release\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x11GetReleaseRequest\x12\x12\n\nrelease_id\x18\x01 \x01(\t\"<\n\x12GetReleaseResponse\x12&\n\x07release\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Release\")\n\x13WatchReleaseRequest\x12\x12\n\nrelease_id\x18\x01 \x01(\t\">\n\x14WatchReleaseResponse\x12&\n\x07release\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Release\"*\n\x14\x43\x61ncelReleaseRequest\x12\x12\n\nrelease_id\x18\x01 \x01(\t\"?\n\x15\x43\x61ncelReleaseResponse\x12&\n\x07release\x18\x01 \x01(\x0b\x32\x15.maskfleet.v1.Release*\x98\x01\n\x0cReleaseState\x12\x1d\n\x19RELEASE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16RELEASE_STATE_BUILDING\x10\x01\x12\x17\n\x13RELEASE_STATE_READY\x10\x02\x12\x18\n\x14RELEASE_STATE_FAILED\x10\x03\x12\x1a\n\x16RELEASE_STATE_CANCELED\x10\x04\x32\xc6\x03\n\x0fReleasesService\x12X\n\rCreateRelease\x12\".maskfleet.v1.CreateReleaseRequest\x1a#.maskfleet.v1.CreateReleaseResponse\x12U\n\x0cListReleases\x12!.maskfleet.v1.ListReleasesRequest\x1a\".maskfleet.v1.ListReleasesResponse\x12O\n\nGetRelease\x12\x1f.maskfleet.v1.GetReleaseRequest\x1a .maskfleet.v1.GetReleaseResponse\x12W\n\x0cWatchRelease\x12!.maskfleet.v1.WatchReleaseRequest\x1a\".maskfleet.v1.WatchReleaseResponse0\x01\x12X\n\rCancelRelease\x12\".maskfleet.v1.CancelReleaseRequest\x1a#.maskfleet.v1.CancelReleaseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'maskfleet.v1.releases_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RELEASESTATE']._serialized_start=1197
-  _globals['_RELEASESTATE']._serialized_end=1349
+  _globals['_RELEASESTATE']._serialized_start=1349
+  _globals['_RELEASESTATE']._serialized_end=1501
   _globals['_RELEASE']._serialized_start=141
-  _globals['_RELEASE']._serialized_end=452
-  _globals['_CREATERELEASEREQUEST']._serialized_start=455
-  _globals['_CREATERELEASEREQUEST']._serialized_end=658
-  _globals['_CREATERELEASERESPONSE']._serialized_start=660
-  _globals['_CREATERELEASERESPONSE']._serialized_end=723
-  _globals['_LISTRELEASESREQUEST']._serialized_start=725
-  _globals['_LISTRELEASESREQUEST']._serialized_end=785
-  _globals['_LISTRELEASESRESPONSE']._serialized_start=787
-  _globals['_LISTRELEASESRESPONSE']._serialized_end=875
-  _globals['_GETRELEASEREQUEST']._serialized_start=877
-  _globals['_GETRELEASEREQUEST']._serialized_end=916
-  _globals['_GETRELEASERESPONSE']._serialized_start=918
-  _globals['_GETRELEASERESPONSE']._serialized_end=978
-  _globals['_WATCHRELEASEREQUEST']._serialized_start=980
-  _globals['_WATCHRELEASEREQUEST']._serialized_end=1021
-  _globals['_WATCHRELEASERESPONSE']._serialized_start=1023
-  _globals['_WATCHRELEASERESPONSE']._serialized_end=1085
-  _globals['_CANCELRELEASEREQUEST']._serialized_start=1087
-  _globals['_CANCELRELEASEREQUEST']._serialized_end=1129
-  _globals['_CANCELRELEASERESPONSE']._serialized_start=1131
-  _globals['_CANCELRELEASERESPONSE']._serialized_end=1194
-  _globals['_RELEASESSERVICE']._serialized_start=1352
-  _globals['_RELEASESSERVICE']._serialized_end=1806
+  _globals['_RELEASE']._serialized_end=517
+  _globals['_CREATERELEASEREQUEST']._serialized_start=520
+  _globals['_CREATERELEASEREQUEST']._serialized_end=810
+  _globals['_CREATERELEASERESPONSE']._serialized_start=812
+  _globals['_CREATERELEASERESPONSE']._serialized_end=875
+  _globals['_LISTRELEASESREQUEST']._serialized_start=877
+  _globals['_LISTRELEASESREQUEST']._serialized_end=937
+  _globals['_LISTRELEASESRESPONSE']._serialized_start=939
+  _globals['_LISTRELEASESRESPONSE']._serialized_end=1027
+  _globals['_GETRELEASEREQUEST']._serialized_start=1029
+  _globals['_GETRELEASEREQUEST']._serialized_end=1068
+  _globals['_GETRELEASERESPONSE']._serialized_start=1070
+  _globals['_GETRELEASERESPONSE']._serialized_end=1130
+  _globals['_WATCHRELEASEREQUEST']._serialized_start=1132
+  _globals['_WATCHRELEASEREQUEST']._serialized_end=1173
+  _globals['_WATCHRELEASERESPONSE']._serialized_start=1175
+  _globals['_WATCHRELEASERESPONSE']._serialized_end=1237
+  _globals['_CANCELRELEASEREQUEST']._serialized_start=1239
+  _globals['_CANCELRELEASEREQUEST']._serialized_end=1281
+  _globals['_CANCELRELEASERESPONSE']._serialized_start=1283
+  _globals['_CANCELRELEASERESPONSE']._serialized_end=1346
+  _globals['_RELEASESSERVICE']._serialized_start=1504
+  _globals['_RELEASESSERVICE']._serialized_end=1958
 # @@protoc_insertion_point(module_scope)

@@ -71,6 +71,8 @@ class Release(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     COUNTER_FIELD_NUMBER: _builtins.int
+    MARGINS_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id, "r-" and a number."""
     state: Global___ReleaseState.ValueType
@@ -87,6 +89,8 @@ class Release(_message.Message):
     """Why it failed."""
     counter: _builtins.int
     """Number of the release; never goes back."""
+    calibration: _builtins.str
+    """Folder of calibration pictures; empty for the compiler's own."""
     @_builtins.property
     def policy(self) -> _policy_pb2.MaskPolicy:
         """Its policy, complete."""
@@ -98,6 +102,10 @@ class Release(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
+
+    @_builtins.property
+    def margins(self) -> _builds_pb2.GateMargins:
+        """The gate's margins, complete."""
 
     def __init__(
         self,
@@ -113,10 +121,12 @@ class Release(_message.Message):
         reason: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         counter: _builtins.int = ...,
+        margins: _builds_pb2.GateMargins | None = ...,
+        calibration: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "policy", b"policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "margins", b"margins", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["builds", b"builds", "counter", b"counter", "create_time", b"create_time", "id", b"id", "manifest", b"manifest", "manifest_digest", b"manifest_digest", "model_name", b"model_name", "model_version", b"model_version", "policy", b"policy", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["builds", b"builds", "calibration", b"calibration", "counter", b"counter", "create_time", b"create_time", "id", b"id", "manifest", b"manifest", "manifest_digest", b"manifest_digest", "margins", b"margins", "model_name", b"model_name", "model_version", b"model_version", "policy", b"policy", "reason", b"reason", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -135,6 +145,9 @@ class CreateReleaseRequest(_message.Message):
     PRECISION_FIELD_NUMBER: _builtins.int
     INPUT_WIDTH_FIELD_NUMBER: _builtins.int
     INPUT_HEIGHT_FIELD_NUMBER: _builtins.int
+    MARGINS_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    WORKSPACE_MB_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call idempotent: the same id gives the same answer."""
     model: _builtins.str
@@ -145,6 +158,10 @@ class CreateReleaseRequest(_message.Message):
     """Width of the engine's input in pixels; 0 for the decoder's default."""
     input_height: _builtins.int
     """Height of the engine's input in pixels; 0 for the decoder's default."""
+    calibration: _builtins.str
+    """Folder of pictures from which ranges for 8 bits are learnt, as "street/2"; empty for the compiler's own."""
+    workspace_mb: _builtins.int
+    """Scratch memory on the GPU that TensorRT may plan with, in MiB; 0 for all that there is."""
     @_builtins.property
     def policy(self) -> _policy_pb2.MaskPolicy:
         """Differences from the default policy."""
@@ -152,6 +169,10 @@ class CreateReleaseRequest(_message.Message):
     @_builtins.property
     def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Targets to build for; at least one."""
+
+    @_builtins.property
+    def margins(self) -> _builds_pb2.GateMargins:
+        """Differences from the gate's default margins."""
 
     def __init__(
         self,
@@ -163,10 +184,13 @@ class CreateReleaseRequest(_message.Message):
         precision: _builds_pb2.Precision.ValueType = ...,
         input_width: _builtins.int = ...,
         input_height: _builtins.int = ...,
+        margins: _builds_pb2.GateMargins | None = ...,
+        calibration: _builtins.str = ...,
+        workspace_mb: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["margins", b"margins", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_height", b"input_height", "input_width", b"input_width", "model", b"model", "policy", b"policy", "precision", b"precision", "request_id", b"request_id", "targets", b"targets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "input_height", b"input_height", "input_width", b"input_width", "margins", b"margins", "model", b"model", "policy", b"policy", "precision", b"precision", "request_id", b"request_id", "targets", b"targets", "workspace_mb", b"workspace_mb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

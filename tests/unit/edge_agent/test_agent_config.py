@@ -59,15 +59,22 @@ def fake_root(tmp_path: Path, files: dict[str, str]) -> Path:
 
 def test_a_desktop_with_a_gpu(tmp_path: Path) -> None:
     root = fake_root(tmp_path, {"etc/os-release": 'ID=debian\nVERSION_ID="12"\n'})
-    facts = gather(root, lambda command: "NVIDIA RTX A2000, 8.6\nNVIDIA T4, 7.5" if "nvidia-smi" in command else "")
+    facts = gather(
+        root,
+        lambda command: (
+            "NVIDIA RTX A2000, 8.6, 580.65.06\nNVIDIA T4, 7.5, 580.65.06" if "nvidia-smi" in command else ""
+        ),
+    )
     assert (facts.os, facts.gpu, facts.compute_capability, facts.jetpack) == (
         "debian 12",
         "NVIDIA RTX A2000",
         "SM86",
         "",
     )
+    assert facts.driver == "580.65.06"
     assert facts.runtimes["onnxruntime"]
     assert "ort-cpu" in facts.targets
+    assert "rtx-ampere-plus needs pycuda" in facts.target_note
 
 
 @pytest.mark.parametrize(("said", "jetpack"), [("6.2+b77", "6.2+b77"), ("", "l4t 36.4.3")])

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import onnx
 import pytest
+from model_compiler.targets import target
 
 from maskfleet.decoding import decoder_spec
 from maskfleet.errors import BuildError, CanceledError, UnsupportedError
 from model_compiler.builds import onnx_cpu, tensorrt
 from model_compiler.precision import in_precision
 from model_compiler.prepare import prepare
-from model_compiler.targets import target
 
 DECODERS = ("centerface", "yunet", "ultraface")
 

@@ -1,49 +1,16 @@
-"""The registry of targets says what it holds and what it lacks."""
+"""A build's spec and the keys that are made of it."""
 
 from __future__ import annotations
 
 import pytest
 
-from maskfleet.errors import InvalidInputError, UnknownTargetError, UnsupportedError
+from maskfleet.errors import InvalidInputError
 from maskfleet.ids import digest_bytes
 from model_compiler.spec import BuildSpec, Margins, cache_key
-from model_compiler.targets import TARGETS, buildable, check_buildable, table, target
 
 DIGEST = digest_bytes(b"a model")
 SPEC = BuildSpec(DIGEST, "centerface", "ort-cpu")
 VERSIONS = {"onnxruntime": "1.32.0", "tensorrt-rtx-cu13": "1.7.1.116"}
-
-
-def test_an_unknown_target_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UnknownTargetError) as raised:
-        target("gtx-1080")
-    assert all(name in raised.value.remedy for name in TARGETS)
-
-
-def test_the_table_has_a_line_for_each_target() -> None:
-    assert [line.split()[0] for line in table().splitlines()] == ["TARGET", *TARGETS]
-
-
-BUILDERS = {
-    "a machine with everything": (VERSIONS, {"ort-cpu", "rtx-ampere-plus", "rtx-turing"}),
-    "a machine without TensorRT for RTX": ({"onnxruntime": "1.20.1"}, {"ort-cpu"}),
-    "a machine with a later TensorRT for RTX, whose engines no device of the target runs": (
-        {"onnxruntime": "1.32.0", "tensorrt-rtx-cu13": "1.8.0.3"},
-        {"ort-cpu"},
-    ),
-    "a bare machine": ({}, set()),
-}
-
-
-@pytest.mark.parametrize(("installed", "expected"), BUILDERS.values(), ids=BUILDERS.keys())
-def test_what_a_machine_can_build(installed: dict[str, str], expected: set[str]) -> None:
-    assert {entry.name for entry in buildable(installed)} == expected
-
-
-def test_a_target_that_cannot_be_built_here_says_who_can() -> None:
-    with pytest.raises(UnsupportedError, match=r"version 1\.8\.0 is installed") as raised:
-        check_buildable(target("rtx-turing"), {"tensorrt-rtx-cu13": "1.8.0"})
-    assert "rtx extra" in raised.value.remedy
 
 
 def test_a_spec_survives_the_wire() -> None:
