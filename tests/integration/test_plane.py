@@ -149,7 +149,7 @@ def engine_of(build: builds_pb2.Build, content: bytes = b"an engine") -> bytes:
     return b"vtrt" + bytes(12) + (64 + len(body)).to_bytes(8, "little") + bytes(40) + body
 
 
-def success_of(build: builds_pb2.Build, engine: bytes, **said: Any) -> builds_service_pb2.BuildSuccess:
+def success_of(build: builds_pb2.Build, engine: bytes, /, **said: Any) -> builds_service_pb2.BuildSuccess:
     """What a builder says of an engine: the report's parts as they are given, the others as they should be."""
     entry = target(build.spec.target)
     fields = {name: said.pop(name) for name in ("recipe", "cache_key", "cached", "precision") if name in said}
