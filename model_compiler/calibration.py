@@ -21,14 +21,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from maskfleet.errors import InvalidInputError, NotFoundError
-from maskfleet.ids import check_name
+from maskfleet.ids import check_versioned
 from model_compiler import evaluation
 from model_compiler.evaluation import EvaluationFrame, Image
 
@@ -41,7 +40,6 @@ _REVISION = "1"
 
 _PICTURES = (".jpg", ".jpeg", ".png")
 _MAX_SETS = 64
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +102,8 @@ class CalibrationSet:
                 )
         if not found:
             raise InvalidInputError(
-                f"calibration set {self.name} is empty", remedy=f"put some hundred frames of the cameras into {self.folder}"
+                f"calibration set {self.name} is empty",
+                remedy=f"put some hundred frames of the cameras into {self.folder}",
             )
         if len(found) > MAX_PICTURES:
             raise InvalidInputError(
@@ -116,19 +115,6 @@ class CalibrationSet:
 
 OWN = CalibrationSet()
 """The compiler's own set."""
-
-
-def check_calibration(name: str) -> str:
-    """The name, if it is one of a set: ``NAME/VERSION``. Both parts are safe as names of folders.
-
-    Raises:
-        InvalidInputError: it is none.
-    """
-    base, slash, version = name.partition("/")
-    if not slash or not _VERSION.fullmatch(version):
-        raise InvalidInputError(f"{name!r} is no calibration set", remedy="give NAME/VERSION, as street/2")
-    check_name("calibration set", base)
-    return name
 
 
 def named(name: str, root: Path | None) -> CalibrationSet:
@@ -144,7 +130,7 @@ def named(name: str, root: Path | None) -> CalibrationSet:
     """
     if not name:
         return OWN
-    check_calibration(name)
+    check_versioned("calibration set", name)
     folder = root / name if root is not None else None
     if folder is None or not folder.is_dir():
         raise NotFoundError(

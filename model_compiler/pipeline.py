@@ -183,9 +183,7 @@ def run(
 class _Steps:
     """The phases of a build: how long each took, and how far the whole is."""
 
-    def __init__(
-        self, precision: str, runs_here: bool, progress: Progress, canceled: Callable[[], bool]
-    ) -> None:
+    def __init__(self, precision: str, runs_here: bool, progress: Progress, canceled: Callable[[], bool]) -> None:
         names = ["prepare", "precision", *(("build", "verify", "time") if runs_here else ("verify", "build"))]
         weights = _WEIGHTS | ({"precision": _WEIGHT_OF_INT8} if precision == "int8" else {})
         whole, begin = sum(weights[name] for name in names), 0.0

@@ -63,6 +63,9 @@ class Limits:
     seconds: float = 600.0
 
 
+DEFAULT_LIMITS = Limits()
+
+
 class Elsewhere(Protocol):
     """Engines that others have built: the fleet's, by way of the plane."""
 
@@ -84,7 +87,7 @@ def run_build(
     calibration: CalibrationSet = OWN,
     cache: Cache | None = None,
     elsewhere: Elsewhere = nowhere,
-    limits: Limits = Limits(),
+    limits: Limits = DEFAULT_LIMITS,
     progress: Callable[[str, float], None] = lambda _phase, _fraction: None,
     cancel: threading.Event | None = None,
 ) -> Built:

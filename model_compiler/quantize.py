@@ -4,7 +4,8 @@
 2. Every unit – a convolution or addition with the activation after it – is measured: it alone gets eight bits, and
    what that does to the outputs is its sensitivity.
 3. The most sensitive ones stay at 32 bits, more and more of them, until the model keeps within the gate's margins on
-   the compiler's own calibration pictures, or until so few multiplications are left at eight bits that nothing would be gained.
+   the compiler's own calibration pictures, or until so few multiplications are left at eight bits that nothing would
+   be gained.
 
 The gate itself looks at other pictures and is not moved by what was found here: see :mod:`model_compiler.verify`.
 
@@ -14,7 +15,9 @@ fuses with it.
 
 Example::
 
-    found = quantised(prepared.model, decoder, spec, backend="onnxruntime", calibration=OWN, log=print, step=lambda fraction: None)
+    found = quantised(
+        prepared.model, decoder, spec, backend="onnxruntime", calibration=OWN, log=print, step=lambda fraction: None
+    )
     found.model, found.kept
 """
 

@@ -5,7 +5,8 @@ Rules
 - A candidate is a build of its own, in a process of its own, cached under its own key. What the gate refuses, and what
   crashes or cannot be built, is out; the others go on. Only if nothing is left does the search fail.
 - Where engines run on the builder, every candidate is timed against the fp32 model in the same run, and the least ratio
-  wins: see :mod:`model_compiler.timing`.
+  wins: see :mod:`model_compiler.timing`. What is not faster by more than :data:`NOISE` is not faster: of those the more
+  exact one is taken.
 - Where they do not run, nothing can be timed, and nothing is guessed: the first of :data:`UNTIMED` that passes is
   taken, and the report says that it was not timed. Eight bits are not among them: on a GPU they can be slower than
   sixteen, and whoever has measured that on a device asks for them by name.
@@ -37,12 +38,24 @@ from maskfleet.errors import (
 from maskfleet.targets import Target, mismatch, target
 from model_compiler.cache import Built, Cache
 from model_compiler.calibration import OWN, CalibrationSet
-from model_compiler.process import Elsewhere, Limits, Source, found_before, nowhere, recipe_of, run_build
+from model_compiler.process import (
+    DEFAULT_LIMITS,
+    Elsewhere,
+    Limits,
+    Source,
+    found_before,
+    nowhere,
+    recipe_of,
+    run_build,
+)
 from model_compiler.spec import AUTO, BuildSpec
 from model_compiler.tools import machine
 
 UNTIMED = ("fp16", "fp32")
 """What is tried where nothing can be timed, in this order."""
+
+NOISE = 0.05
+"""By how much two ratios may differ for no reason."""
 
 _SHARE = {"fp32": 1.0, "fp16": 1.0, "int8": 6.0}
 """Of the whole search's progress: eight bits take the longest."""
@@ -118,10 +131,15 @@ def choose(candidates: Sequence[Candidate], *, asked: str = AUTO) -> tuple[Candi
     timed = sorted((one for one in passed if one.ratio is not None), key=lambda one: one.ratio or 0.0)
     out = "".join(f"; {one.precision} {one.verdict}" for one in candidates if one.verdict != "passed")
     if not timed:
-        first = passed[0].precision
-        return passed[0], f"{first} is the first of {', '.join(UNTIMED)} that passed the gate, none can be timed here{out}"
-    listed = ", ".join(f"{one.precision} {one.ms:.1f} ms" for one in timed)
-    return timed[0], f"{timed[0].precision} is the fastest of {len(timed)} that passed the gate: {listed}{out}"
+        text = f"{passed[0].precision} is the first of {', '.join(UNTIMED)} that passed the gate"
+        return passed[0], f"{text}, none can be timed on this builder{out}"
+    listed = ", ".join(f"{one.precision} {one.ms:.1f} ms ({one.ratio:.2f})" for one in timed)
+    least = timed[0].ratio or 0.0
+    winner = next(one for one in passed if one.ratio is not None and one.ratio <= least * (1 + NOISE))
+    text = f"{winner.precision} is the fastest of {len(timed)} that passed the gate"
+    if winner is not timed[0]:
+        text = f"{winner.precision} is as fast as {timed[0].precision} within {NOISE:.0%}, and more exact"
+    return winner, f"{text}: {listed}{out}"
 
 
 def run_search(
@@ -132,7 +150,7 @@ def run_search(
     calibration: CalibrationSet = OWN,
     cache: Cache | None = None,
     elsewhere: Elsewhere = nowhere,
-    limits: Limits = Limits(),
+    limits: Limits = DEFAULT_LIMITS,
     progress: Callable[[str, float], None] = lambda _phase, _fraction: None,
     cancel: threading.Event | None = None,
 ) -> Built:

@@ -22,11 +22,9 @@ from typing import Any
 from maskfleet.decoding import decoder_spec
 from maskfleet.errors import InvalidInputError
 from maskfleet.gate import Margins
-from maskfleet.ids import check_digest
+from maskfleet.ids import check_digest, check_versioned
 from maskfleet.policy import MaskPolicy
 from maskfleet.targets import target
-from model_compiler.calibration import check_calibration
-
 
 AUTO = "auto"
 """The precision that is none: the fastest that passes."""
@@ -70,7 +68,7 @@ class BuildSpec:
         check_digest(self.model_digest)
         decoder_spec(self.decoder)
         if self.calibration:
-            check_calibration(self.calibration)
+            check_versioned("calibration set", self.calibration)
         if self.workspace_mb < 0:
             raise InvalidInputError(f"the workspace has {self.workspace_mb} MiB", remedy="give 0 for all that there is")
         if self.precision not in (*target(self.target).precisions, AUTO):
