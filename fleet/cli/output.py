@@ -143,7 +143,7 @@ def follow(states: Iterator[_T], draw: Callable[[_T], RenderableType], line: Cal
 
     Args:
         states: as a watching call gives them.
-        draw: the live view, for a terminal.
+        draw: the live view, for a terminal; it goes away at the end, as what came of it is printed then.
         line: one line, for anything else; printed where it changed.
     """
     from rich.live import Live
@@ -156,7 +156,7 @@ def follow(states: Iterator[_T], draw: Callable[[_T], RenderableType], line: Cal
                 said = text
                 say(text)
         return last
-    with Live(console=console(error=True), refresh_per_second=8) as live:
+    with Live(console=console(error=True), refresh_per_second=8, transient=True) as live:
         for last in states:
             live.update(draw(last))
     return last
