@@ -5,8 +5,9 @@ no good: what is missing, or is of another kind than it should be, is left out, 
 
 Example::
 
-    for candidate in candidates(release["builds"][0]):
-        print(candidate.target, candidate.precision, candidate.ms, candidate.verdict)
+    for build in release["builds"]:
+        for candidate in candidates(build):
+            print(candidate.target, candidate.precision, candidate.ms, candidate.verdict)
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Candidate:
         size_bytes: of what was measured; None where nobody knows.
         ms: a run on one picture; None where it was not timed.
         figures: of the gate; empty where it was not judged.
-        kept_fp32: how many nodes stay at 32 bits.
+        kept_fp32: nodes of an engine of 8 bits that stay at 32.
         seconds: that it took to make and to judge.
     """
 
@@ -57,7 +58,7 @@ class Candidate:
     size_bytes: int | None = None
     ms: float | None = None
     figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    kept_fp32: int = 0
+    kept_fp32: tuple[str, ...] = ()
     seconds: float | None = None
 
     @property
@@ -74,11 +75,6 @@ class Candidate:
     def mean_iou(self) -> float | None:
         """Mean intersection over union of the boxes that are the same."""
         return number(self.figures.get("mean_iou"))
-
-
-def matrix(release: Release) -> list[Candidate]:
-    """Every candidate of every target, the winner of each first."""
-    return [candidate for build in release["builds"] for candidate in candidates(build)]
 
 
 def candidates(build: Build) -> list[Candidate]:
@@ -121,7 +117,7 @@ def margins_of(release: Release, build: Build | None = None) -> dict[str, float]
 
 
 def short_reason(candidate: Candidate, margins: Mapping[str, float]) -> str:
-    """Why a candidate was refused or failed, in a few words: a figure outside its margin, else how its sentence begins."""
+    """Why a candidate was refused or failed: a figure outside its margin, else the first words of its sentence."""
     if candidate.verdict not in ("refused", "failed"):
         return ""
     for words in misses(candidate.figures, margins):
@@ -131,7 +127,7 @@ def short_reason(candidate: Candidate, margins: Mapping[str, float]) -> str:
 
 
 def misses(figures: Mapping[str, Any], margins: Mapping[str, float]) -> Iterator[str]:
-    """Figures outside their margins, in a few words each: ``recall 93.1 % < 98 %``."""
+    """Figures outside their margins, in a few words each: ``recall 93.1% < 98%``."""
     for name, key, field in (("recall", "recall", "min_recall"), ("extra", "extra", "max_extra")):
         value, limit = number(figures.get(key)), margins.get(field)
         if value is not None and limit is not None and outside(field, value, limit):
@@ -154,8 +150,13 @@ def outside(field: str, value: float, limit: float) -> bool:
 
 
 def percent(share: float) -> str:
-    """``99.3 %``; whole where it is."""
-    return f"{100 * share:.1f}".removesuffix(".0") + "\u00a0%"
+    """``99.3%``; whole where it is."""
+    return f"{100 * share:.1f}".removesuffix(".0") + "%"
+
+
+def milliseconds(value: float) -> str:
+    """A time with three digits that count: ``12.1``, ``0.231``."""
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
@@ -181,7 +182,7 @@ def text(value: Any) -> str:
 
 
 def _candidate(target: str, tried: Mapping[str, Any]) -> Candidate:
-    size, kept = number(tried.get("size_bytes")), mapping(tried.get("details")).get("kept_fp32")
+    size = number(tried.get("size_bytes"))
     return Candidate(
         target=target,
         precision=text(tried.get("precision")) or "?",
@@ -190,7 +191,7 @@ def _candidate(target: str, tried: Mapping[str, Any]) -> Candidate:
         size_bytes=int(size) if size is not None else None,
         ms=number(tried.get("ms")),
         figures=mapping(tried.get("figures")),
-        kept_fp32=len(kept) if isinstance(kept, list) else 0,
+        kept_fp32=_kept(tried.get("details")),
         seconds=number(tried.get("seconds")),
     )
 
@@ -205,7 +206,13 @@ def _only(build: Build) -> Candidate:
         verdict="won" if done else text(build.get("state")).lower(),
         size_bytes=int(size) if size else None,
         figures=mapping(mapping(report_of(build).get("gate")).get("figures")),
+        kept_fp32=_kept(report_of(build).get("precision")),
     )
+
+
+def _kept(details: Any) -> tuple[str, ...]:
+    kept = mapping(details).get("kept_fp32")
+    return tuple(str(name) for name in kept) if isinstance(kept, list) else ()
 
 
 def _rank(candidate: Candidate) -> tuple[int, bool, float, int]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fleet.cli.output import size, table
 from fleet.release_diff import Difference
-from fleet.release_matrix import percent
+from fleet.release_matrix import milliseconds, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,7 +34,7 @@ def _cell(name: str, value: Any) -> str:
     if name == "size":
         return size(int(value))
     if name == "ms":
-        return f"{value:.1f}"
+        return milliseconds(value)
     if name in ("recall", "mean IoU") and isinstance(value, float | int):
         return percent(value) if name == "recall" else f"{value:.3f}"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -16,6 +16,7 @@ from fleet.release_matrix import (
     Candidate,
     candidates,
     margins_of,
+    milliseconds,
     percent,
     report_of,
     short_reason,
@@ -191,7 +192,7 @@ def _cells(candidate: Candidate) -> Sequence[str]:
     return (
         f"{'▸ ' if candidate.won else '  '}{candidate.precision}",
         size(candidate.size_bytes) if candidate.size_bytes is not None else "–",
-        f"{candidate.ms:.1f}" if candidate.ms is not None else "–",
+        milliseconds(candidate.ms) if candidate.ms is not None else "–",
         percent(recall) if recall is not None else "–",
         f"{overlap:.3f}" if overlap is not None else "–",
     )
