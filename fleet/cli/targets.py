@@ -30,11 +30,11 @@ def list_targets(output: FormatOption = Format.TABLE) -> None:
 
     listed = [_plain(entry, why_not_here(entry)) for entry in TARGETS.values()]
     if output is Format.JSON or console().width >= _WIDE:
-        show_list(output, listed, {**_DEVICES, **_BUILDERS})
+        show_list(output, listed, {**_DEVICES, **_BUILDERS}, whole=_WHOLE)
         return
-    show_list(output, listed, _DEVICES)
+    show_list(output, listed, _DEVICES, whole=_WHOLE)
     print()  # this is the command line
-    show_list(output, listed, {"TARGET": _DEVICES["TARGET"], **_BUILDERS})
+    show_list(output, listed, {"TARGET": _DEVICES["TARGET"], **_BUILDERS}, whole=_WHOLE)
 
 
 @app.command("show")
@@ -71,24 +71,20 @@ def _needs(target: dict[str, Any]) -> str:
     return f"JetPack {jetpack}" if jetpack else f"driver {driver}" if driver else "–"
 
 
-def _words(text: str) -> str:
-    """Words that are not broken apart where it is narrow."""
-    return text.replace(" ", "\u00a0")
-
-
 _WIDE = 170
 """From here on everything fits in one table; below, what runs it and what builds it are two."""
 
+_WHOLE = ("RUNTIME", "NEEDS", "PRECISIONS")
 _SYSTEMS = 3
 _DEVICES: dict[str, Callable[[dict[str, Any]], str]] = {
     "TARGET": lambda t: t["name"],
-    "RUNTIME": lambda t: _words(f"{t['backend']} {_runtime(t)}"),
+    "RUNTIME": lambda t: f"{t['backend']} {_runtime(t)}",
     "SM": lambda t: " ".join(sm.removeprefix("SM") for sm in t["sms"]) or "–",
     "MACHINES": _machines,
-    "NEEDS": lambda t: _words(_needs(t)),
+    "NEEDS": _needs,
 }
 _BUILDERS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "PRECISIONS": lambda t: _words(" ".join(t["precisions"])),
+    "PRECISIONS": lambda t: " ".join(t["precisions"]),
     "HERE": lambda t: "yes" if t["buildable_here"] else "no",
     "BUILT ON": lambda t: t["builders"],
 }
