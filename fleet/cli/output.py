@@ -117,7 +117,7 @@ def show_list(
     *,
     whole: Collection[str] = (),
 ) -> None:
-    """Prints several things: a table with a column for each function, or a JSON array; ``whole`` as in :func:`table`."""
+    """Prints several things: a table with a column for each function, or a JSON array (see :func:`table`)."""
     if format_ is Format.JSON:
         print_json(list(items))
     elif not items:
