@@ -30,6 +30,7 @@ from fleet.release_matrix import (
     verified,
 )
 
+_WITHOUT_ENGINE = ("state", "reason", "precision")
 _SPEC = ("min_confidence", "nms_iou", "workspace_mb")
 
 
@@ -76,7 +77,10 @@ def difference(before: Release, after: Release) -> Difference:
     for title, a in ours.items():
         if (b := theirs.get(title)) is None:
             continue  # a target that one of them alone has: "targets" says so
-        changes = [Change(name, a.get(name), b.get(name)) for name in dict.fromkeys([*a, *b])]
+        names = dict.fromkeys([*a, *b])
+        if "state" in names and not ("engine" in a and "engine" in b):
+            names = dict.fromkeys(_WITHOUT_ENGINE)  # what the other one's engine is made of is no difference
+        changes = [Change(name, a.get(name), b.get(name)) for name in names]
         if differing := tuple(change for change in changes if change.before != change.after):
             found.append(Section(title, differing))
     return Difference(str(before["id"]), str(after["id"]), tuple(found))

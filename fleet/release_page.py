@@ -144,8 +144,8 @@ def _plots(release: Release) -> str:
         elif build["state"] != "SUCCEEDED":
             said.append(f"{target} is {build['state']}: nothing to draw.")
         else:
-            said.append(f"{target}: its builder could not run its engines, so none was timed.")
-            continue
+            could_not = report_of(build).get("verified_on") == "prepared-onnx"
+            said.append(f"{target}: {'its builder could not run its engines, so ' if could_not else ''}none was timed.")
         if points and (rest := [c for c in tried if c.ms is None or _value(c, measure) is None]):
             said.append(f"{target}: not drawn, as not timed or not judged: {', '.join(map(_label, rest))}.")
     notes = "".join(f'<p class="note">{text(sentence)}</p>' for sentence in said)

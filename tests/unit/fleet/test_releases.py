@@ -16,6 +16,7 @@ from fleet.cli.gate import complete_gate
 from fleet.cli.main import main
 from fleet.cli.plain import plain
 from fleet.cli.release_view import drawn, line, progress, watched
+from fleet.release_diff import difference
 from maskfleet.errors import NotFoundError
 from maskfleet.rpc.server import bind, make_server
 from maskfleet.v1 import (
@@ -286,6 +287,16 @@ def test_a_difference_is_told_by_section_and_what_is_equal_is_left_out(
     assert (said["before"], said["after"]) == ("r-3", "r-4")
     policy = next(section for section in said["sections"] if section["title"] == "policy")
     assert policy["changes"] == [{"name": "style", "before": "blur", "after": "solid"}]
+
+
+def test_where_one_has_no_engine_the_other_one_is_not_told_piece_by_piece() -> None:
+    failed = message(extra_builds=False)
+    build = failed.builds[0]
+    build.state, build.reason, build.engine_digest, build.report_json = 4, "no", "", ""
+    (section,) = difference(sample(extra_builds=False), plain(failed)).sections
+    assert [(c.name, c.before, c.after) for c in section.changes] == [
+        ("state", "SUCCEEDED", "FAILED"), ("reason", None, "no"),
+    ]  # fmt: skip
 
 
 def test_a_page_is_written_whole_or_not_at_all(
