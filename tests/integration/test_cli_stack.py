@@ -59,7 +59,8 @@ def test_from_a_file_to_a_masked_picture(
     assert [m["name"] for m in fleet("models", "list", "-o", "json")] == ["yunet"]
     fleet("releases", "create", "--model", "yunet", "--target", "nope", code=2)
     fleet("releases", "create", "--model", "other", "--target", "ort-cpu", code=4)
-    release = fleet("releases", "create", "--model", "yunet", "--target", "ort-cpu", "--style", "solid", "-o", "json")
+    wanted = ("--model", "yunet", "--target", "ort-cpu", "--precision", "fp32", "--style", "solid")
+    release = fleet("releases", "create", *wanted, "-o", "json")
     assert (release["state"], release["policy"]["style"]) == ("READY", "solid")
     fleet("rollouts", "create", "--release", "r-99", code=4)
     fleet("rollouts", "create", "--release", release["id"], "-l", "site=nowhere", code=5)
