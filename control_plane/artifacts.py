@@ -19,8 +19,9 @@ import contextlib
 import errno
 import os
 import shutil
+import tempfile
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,6 +40,7 @@ from maskfleet.ids import check_digest, digest_file
 MAX_BYTES = 2 << 30
 MAX_CHUNK = 1 << 20
 READ_CHUNK = 256 << 10
+_SCRATCH = ".scratch-"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -54,6 +56,8 @@ class Artifacts:
         self._folder = folder
         self._partial = folder / "partial"
         self._partial.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in self._partial.glob(f"{_SCRATCH}*"):  # of a plane that was killed
+            shutil.rmtree(left, ignore_errors=True)
         self._max_bytes = max_bytes
         self._uploads: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
@@ -168,6 +172,19 @@ class Artifacts:
             )
         partial.replace(self._folder / partial.name)
         await asyncio.to_thread(sync_directory, self._folder)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder on the same disk for the block."""
+        with tempfile.TemporaryDirectory(dir=self._partial, prefix=_SCRATCH) as folder:
+            yield Path(folder)
+
+    async def keep(self, path: Path) -> str:
+        """Takes in a file that was made in :meth:`scratch`; its digest."""
+        digest = await asyncio.to_thread(digest_file, path)
+        path.replace(self._folder / digest.removeprefix("sha256:"))
+        await asyncio.to_thread(sync_directory, self._folder)
+        return digest
 
     async def chunks(self, digest: str, *, offset: int = 0) -> AsyncIterator[bytes]:
         """A file's bytes from an offset, 256 KiB at a time.

@@ -31,7 +31,8 @@ class Models:
         Raises:
             InvalidInputError: the name is none, or there is no such decoder.
             NotFoundError: the file was not uploaded.
-            BadModelError: it is no ONNX, or not what its decoder reads.
+            BadModelError: it is no model, or not what its decoder reads.
+            UnsupportedError: it is a PyTorch model, and torch is not installed here.
             UnavailableError: the registry does not answer.
         """
         check_name("model", name)
@@ -40,10 +41,17 @@ class Models:
         async with self._store.reading() as look:
             if (done := await earlier(look, asked)) is not None:
                 return await find_model(look, done)
-        facts = await inspect(path, decoder)
+        with self._artifacts.scratch() as folder:
+            facts = await inspect(path, decoder, folder / "model.onnx")
+            if facts.exported:  # what is registered, built and named is the ONNX
+                digest, source = await self._artifacts.keep(folder / "model.onnx"), digest
+                path = self._artifacts.path(digest)
+            else:
+                source = digest
         tags = {
             "maskfleet.decoder": decoder,
             "maskfleet.digest": digest,
+            "maskfleet.source_digest": source,
             "maskfleet.rgb": str(spec.preprocessing.rgb).lower(),
             "maskfleet.mean": str(spec.preprocessing.mean),
             "maskfleet.scale": str(spec.preprocessing.scale),

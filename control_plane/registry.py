@@ -41,24 +41,32 @@ class ModelFacts:
         outputs: what comes out.
         fixed_size: width and height that the graph is made for; None where it works at any size.
         default_size: width and height of an engine where nobody asks for another.
+        exported: the file was a PyTorch model; what was found holds for the ONNX that was made of it.
     """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     fixed_size: tuple[int, int] | None
     default_size: tuple[int, int]
+    exported: bool = False
 
 
-async def inspect(path: Path, decoder: str) -> ModelFacts:
-    """Checks an ONNX file against its decoder, in a process of its own.
+async def inspect(path: Path, decoder: str, onnx: Path) -> ModelFacts:
+    """Checks a model file against its decoder, in a process of its own.
+
+    Args:
+        path: an ONNX file, or a program that PyTorch exported.
+        decoder: its decoder.
+        onnx: where the ONNX goes that is made of a PyTorch model.
 
     Raises:
-        BadModelError: it is no ONNX, or not what its decoder reads.
+        BadModelError: it is no model, or not what its decoder reads.
+        UnsupportedError: it is a PyTorch model, and torch is not installed here.
         DeadlineError: the check took too long.
         InternalError: the check itself failed.
     """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "model_compiler", "inspect", str(path), "--decoder", decoder,
+        sys.executable, "-m", "model_compiler", "inspect", str(path), "--decoder", decoder, "--onnx", str(onnx),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -81,6 +89,7 @@ async def inspect(path: Path, decoder: str) -> ModelFacts:
             outputs=_tensors(said["outputs"]),
             fixed_size=(int(size[0]), int(size[1])) if size else None,
             default_size=(int(said["default_size"][0]), int(said["default_size"][1])),
+            exported=bool(said.get("exported")),
         )
     except (ValueError, KeyError, TypeError, IndexError):
         tail = err.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]

@@ -1,7 +1,8 @@
-"""``python -m model_compiler run | inspect | compile | targets``.
+"""``python -m model_compiler run | inspect | export | compile | targets``.
 
 - ``run`` leases builds from a plane until it is stopped.
 - ``inspect FILE.onnx --decoder D`` says whether a file can be built, and at which sizes: one JSON object.
+- ``export FILE.pt2 -o FILE.onnx`` makes ONNX of a program that PyTorch exported.
 - ``compile FILE.onnx|models:/name/version --decoder D --target T -o DIR`` makes a package for an agent without a plane.
 - ``targets`` shows the registry.
 
@@ -59,6 +60,7 @@ def main(argv: Sequence[str], environ: dict[str, str]) -> int:
     commands: dict[str, Callable[[Sequence[str], dict[str, str]], int]] = {
         "run": run,
         "inspect": inspect,
+        "export": export,
         "compile": compile_package,
         "targets": show_targets,
     }
@@ -109,23 +111,44 @@ def inspect(argv: Sequence[str], _environ: dict[str, str]) -> int:
     parser = _parser("inspect")
     parser.add_argument("model", type=Path, metavar="FILE.onnx")
     parser.add_argument("--decoder", required=True)
+    parser.add_argument("--onnx", type=Path, metavar="OUT.onnx", help="where ONNX goes that is made of a PyTorch model")
     given = parser.parse_args(list(argv))
     configure("model_compiler", level=given.log_level)
     from model_compiler.prepare import inspect as inspected
+    from model_compiler.torch_source import exported, is_torch
 
     try:
-        decoder = decoder_spec(given.decoder)
-        print(json.dumps(inspected(_read(given.model), decoder).to_json()))
+        decoder, model = decoder_spec(given.decoder), given.model
+        if made := given.onnx is not None and is_torch(model):
+            model = exported(model, given.onnx)
+        print(json.dumps({**inspected(_read(model), decoder).to_json(), "exported": made}))
     except FleetError as error:
         print(json.dumps({"error": _described(error)}))
         raise
     return 0
 
 
+def export(argv: Sequence[str], _environ: dict[str, str]) -> int:
+    """ONNX of what PyTorch exported."""
+    parser = _parser("export")
+    parser.add_argument("model", type=Path, metavar="FILE.pt2")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.onnx")
+    given = parser.parse_args(list(argv))
+    configure("model_compiler", level=given.log_level)
+    from model_compiler.torch_source import exported, is_torch
+
+    _read(given.model, 1)
+    if not is_torch(given.model):
+        raise BadModelError(f"{given.model} is no PyTorch model", remedy="give a .pt2 file of torch.export.save")
+    exported(given.model, given.output)
+    print(json.dumps({"event": "done", "model": str(given.output), "digest": digest_file(given.output)}))
+    return 0
+
+
 def compile_package(argv: Sequence[str], environ: dict[str, str]) -> int:
     """A package for an agent without a plane."""
     parser = _parser("compile")
-    parser.add_argument("model", metavar="FILE.onnx|models:/NAME/VERSION")
+    parser.add_argument("model", metavar="FILE.onnx|FILE.pt2|models:/NAME/VERSION")
     parser.add_argument("--decoder", required=True)
     parser.add_argument("--target", action="append", help="may come several times (default: ort-cpu)")
     parser.add_argument("--precision", default="fp32", help="fp32, fp16, int8, or auto: the fastest that passes")
@@ -243,11 +266,14 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 def _source(model: str, environ: dict[str, str], folder: Path) -> Path:
     from model_compiler import registry_source
+    from model_compiler.torch_source import exported, is_torch
 
     if model.startswith(registry_source.SCHEME):
-        return registry_source.fetched(model, environ.get("MLFLOW_TRACKING_URI", ""), folder)
-    _read(Path(model), 1)
-    return Path(model)
+        path = registry_source.fetched(model, environ.get("MLFLOW_TRACKING_URI", ""), folder)
+    else:
+        path = Path(model)
+        _read(path, 1)
+    return exported(path, folder / "exported.onnx") if is_torch(path) else path
 
 
 def _read(path: Path, count: int = -1) -> bytes:
