@@ -28,7 +28,7 @@ from maskfleet.ids import digest_bytes
 from maskfleet.manifest import VerifiedOn
 from maskfleet.targets import check_buildable, mismatch, target
 from model_compiler import evaluation, quantize, verify
-from model_compiler.builds import onnx_cpu, tensorrt
+from model_compiler.builds import onnx_cpu, openvino, tensorrt
 from model_compiler.precision import in_precision, pictures_digest
 from model_compiler.prepare import Prepared, prepare
 from model_compiler.reference import loaded
@@ -135,6 +135,8 @@ def run(
     def built() -> bytes:
         if entry.backend == "onnxruntime":
             return onnx_cpu.build(model, progress=lambda f: phase("build", f), log=log)
+        if entry.backend == "openvino":
+            return openvino.build(model, precision=spec.precision, progress=lambda f: phase("build", f), log=log)
         return tensorrt.build(
             model,
             backend=entry.backend,
