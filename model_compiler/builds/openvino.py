@@ -13,6 +13,7 @@ compute; on one that has none the file is half as large and no faster. The agent
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import onnx
@@ -44,7 +45,7 @@ def build(model: bytes, *, precision: str, progress: Callable[[float], None], lo
         core.compile_model(core.read_model(engine), "CPU", {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1})
     except Exception as error:  # noqa: BLE001  # its exceptions have no common base
         raise BuildError(
-            f"OpenVINO refuses the model ({first_line(error)})", remedy="build it for ort-cpu, which runs there too"
+            f"OpenVINO refuses the model ({_said(error, model)})", remedy="build it for ort-cpu, which runs there too"
         ) from None
     progress(1.0)
     return engine
@@ -56,3 +57,12 @@ def _marked(model: bytes, arithmetic: str) -> bytes:
     del proto.metadata_props[:]
     proto.metadata_props.extend([*kept, onnx.StringStringEntryProto(key=ARITHMETIC_KEY, value=arithmetic)])
     return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _said(error: Exception, model: bytes) -> str:
+    """What OpenVINO holds against a model, with node and operator; first it says where in its own sources it was."""
+    if found := re.search(r"No conversion rule found for operations: (\w+)", str(error)):
+        nodes = (node.name for node in onnx.load_model_from_string(model).graph.node if node.op_type == found[1])
+        return f"node {next(nodes, '')!r}, operator {found[1]}: no conversion"
+    frames = ("Exception from", "Check '", "FrontEnd API failed")
+    return first_line("\n".join(line for line in str(error).splitlines() if not line.startswith(frames)))
