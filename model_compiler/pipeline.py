@@ -31,7 +31,7 @@ from maskfleet.ids import digest_bytes
 from maskfleet.manifest import VerifiedOn
 from maskfleet.targets import Target, check_buildable, mismatch, target
 from model_compiler import evaluation, quantize, timing, verify
-from model_compiler.builds import onnx_cpu, tensorrt
+from model_compiler.builds import onnx_cpu, openvino, tensorrt
 from model_compiler.calibration import CalibrationSet
 from model_compiler.precision import in_precision, pictures_digest
 from model_compiler.prepare import Prepared, prepare
@@ -240,6 +240,8 @@ def _built(
 ) -> bytes:
     if entry.backend == "onnxruntime":
         return onnx_cpu.build(model, progress=step, log=log)
+    if entry.backend == "openvino":
+        return openvino.build(model, precision=spec.precision, progress=step, log=log)
 
     def told(fraction: float) -> None:
         with contextlib.suppress(CanceledError):  # called from C++: it must not raise, and asks ``canceled`` itself

@@ -11,7 +11,8 @@ The gate itself looks at other pictures and is not moved by what was found here:
 
 Two schemes, as each backend wants them: ONNX Runtime fuses unsigned activations with zero points and biases of 32-bit
 integers; TensorRT takes symmetric signed ones, biases as they are, and no rounding between a convolution and what it
-fuses with it.
+fuses with it. OpenVINO runs both equally fast (CenterFace: 0.43 of ONNX Runtime's time at 32 bits) and is nearer to the
+model with the unsigned one (least cosine 0.78, signed 0.69).
 
 Example::
 
@@ -120,7 +121,7 @@ def quantised(
         model: prepared.
         decoder: of its outputs.
         spec: whose margins are kept.
-        backend: ``onnxruntime``, or a TensorRT.
+        backend: ``onnxruntime``, ``openvino``, or a TensorRT.
         calibration: pictures that ranges are learnt from. What passes is tried on the compiler's own: they have faces.
         log: told what is worth a line.
         step: told how far it is, 0 to 1; may raise to stop.
@@ -146,7 +147,8 @@ def quantised(
     pictures = OWN.frames()
     blobs = list(_blobs(decoder, graph.size, pictures[:MEASURED_ON]))
     with reference.loaded(graph.model, decoder) as full:
-        expected = [dict(full.infer(blob)) for blob in blobs]
+        # Copied: an engine fills its arrays again.
+        expected = [{r: value.copy() for r, value in full.infer(blob).items()} for blob in blobs]
         measured: dict[Unit, float] = {}
         trials: list[dict[str, Any]] = []
         best: tuple[float, Quantised] | None = None
@@ -240,7 +242,7 @@ class _Graph:
         # Normalisations inside of convolutions first: what is quantised is what runs.
         self.model = onnx_cpu.build(model, progress=lambda _fraction: None, log=log)
         self._proto = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(self.model), strict_mode=True)
-        self._signed = backend != "onnxruntime"
+        self._signed = backend not in ("onnxruntime", "openvino")
         self._operators = [*UNITS, *(() if self._signed else ACTIVATIONS)]
         for place, node in enumerate(self._proto.graph.node):
             node.name = node.name or f"{node.op_type}_{place}"

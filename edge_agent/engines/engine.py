@@ -48,7 +48,8 @@ class Engine(Protocol):
             blob: float32, 1×3×height×width, C-contiguous, preprocessed as the decoder says.
 
         Returns:
-            Each output by its role, float32. The arrays belong to the caller.
+            Each output by its role, float32. The arrays are the engine's own, which it fills again: they hold until
+            this thread calls the engine again or somebody closes it. Another thread never touches them.
 
         Raises:
             EngineError: the runtime raised.
