@@ -7,13 +7,13 @@ bin := .venv/bin
 stamp := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format protos bench clean
+.PHONY: help install demo test lint format protos bench bench-compile clean
 
 help:
 	@echo "make demo    the main job, shown: a model becomes an engine, reaches three agents and masks a live stream"
 	@echo "make test    the tests"
 	@echo "make lint    ruff, mypy, import-linter, buf, stub drift"
-	@echo "make bench   what a frame costs"
+	@echo "make bench   what a frame costs; make bench-compile: what an engine costs"
 	@echo "make protos  make maskfleet/v1 from proto/"
 
 install: $(stamp)
@@ -62,6 +62,9 @@ protos:
 
 bench: install
 	$(bin)/python -m benchmarks
+
+bench-compile: install
+	$(bin)/python -m benchmarks.compile --search
 
 clean:
 	rm -rf .venv .tools node_modules demo-out

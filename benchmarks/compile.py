@@ -2,8 +2,8 @@
 
 1. CenterFace for every target that can be built on this machine, at one precision: seconds cold (an empty cache, a
    process of its own), seconds cached, bytes of the engine, peak memory of the build's process.
-2. With ``--search``: each detector at hand and each target, every precision that may do, with what was measured of it and
-   who won. The detectors are CenterFace, and those of ``MASKFLEET_TESTDATA`` where it is set.
+2. With ``--search``: each detector at hand and each target, every precision that may do, with what was measured of it
+   and who won. The detectors are CenterFace, and those of ``MASKFLEET_TESTDATA`` where it is set.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from model_compiler.search import run_search
 from model_compiler.spec import AUTO, BuildSpec
 from model_compiler.tools import machine
 
+_WIDTHS = (16, 17, 9, 9, 9, 9, 8, 9, 60)
 _TESTDATA = {"yunet": "yunet_n_dynamic.onnx", "ultraface": "ultraface_version-RFB-320.onnx"}
 
 
@@ -96,9 +97,7 @@ def shown(rows: Iterable[tuple[str, ...]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compile", description=__doc__)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16"))
-    parser.add_argument(
-        "--search", action="store_true", help="every precision of every detector at hand; takes minutes"
-    )
+    parser.add_argument("--search", action="store_true", help="every precision of every detector; takes minutes")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     given = parser.parse_args()
     figures: dict[str, Any] = {"costs": costs(given.precision)}
