@@ -189,7 +189,7 @@ class TensorRtEngine:
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         inputs = [n for n in names if self._engine.get_tensor_mode(n) == self._trt.TensorIOMode.INPUT]
         self._shapes = {name: tuple(int(d) for d in self._engine.get_tensor_shape(name)) for name in names}
-        self._dtypes = {name: self._trt.nptype(self._engine.get_tensor_dtype(name)) for name in names}
+        odd = [name for name in names if self._engine.get_tensor_dtype(name) != self._trt.DataType.FLOAT]
         missing = [role.role for role in decoder.outputs if role.role not in names]
         if len(inputs) != 1 or missing:
             raise BadModelError(
@@ -198,7 +198,7 @@ class TensorRtEngine:
                 remedy="compile the model with the decoder that belongs to it",
             )
         (self._input_name,) = inputs
-        if any(dtype != np.float32 for dtype in self._dtypes.values()):
+        if odd:
             raise BadModelError(f"{path.name} takes or gives values that are no float32", remedy=_REMEDY)
         shape = self._shapes[self._input_name]
         if len(shape) != 4 or shape[:2] != (1, 3) or any(d < 1 for s in self._shapes.values() for d in s):
