@@ -49,6 +49,9 @@ GUARDS = {
     ("ICudaEngine", "create_runtime_config"): (MODULE, "IRuntimeCache"),
     ("IRuntimeConfig", "create_runtime_cache"): (MODULE, "IRuntimeCache"),
     ("IRuntimeConfig", "set_runtime_cache"): (MODULE, "IRuntimeCache"),
+    ("IRuntimeConfig", "cuda_graph_strategy"): (MODULE, "CudaGraphStrategy"),
+    (MODULE, "CudaGraphStrategy"): (MODULE, "CudaGraphStrategy"),
+    ("CudaGraphStrategy", "WHOLE_GRAPH_CAPTURE"): (MODULE, "CudaGraphStrategy"),
     ("IRuntimeCache", "serialize"): (MODULE, "IRuntimeCache"),
     ("IRuntimeCache", "deserialize"): (MODULE, "IRuntimeCache"),
 }
@@ -60,9 +63,9 @@ STRANGERS: dict[str, set[str]] = {
         "said", "everything", "desc", "name", "int", "_GPU_FULL",
     },
     ENGINE: {
-        "np", "importlib", "threading", "contextlib", "os", "path", "blob", "_cuda", "_cuda_context", "_stream",
-        "_info", "_host", "_device", "_shapes", "driver", "Device", "target", "target_spec", "decoder", "role",
-        "memory", "host", "_cache_path", "temporary", "stat", "Context", "get_logger", "array",
+        "np", "importlib", "threading", "contextlib", "math", "cuda", "CudaGraph", "path", "kept", "blob", "opened",
+        "_opened", "_driver", "_stream", "_info", "_buffers", "buffer", "_shapes", "_letterbox", "_graph", "role",
+        "target_spec", "decoder", "get_logger", "array", "npt",
     },
 }  # fmt: skip
 """Owners of attributes that are none of TensorRT's."""
