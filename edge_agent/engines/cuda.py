@@ -18,6 +18,7 @@ Example::
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import importlib
@@ -82,7 +83,10 @@ def current(driver: Any) -> Iterator[None]:
 
 @functools.lru_cache(maxsize=1)
 def _primary(driver: Any) -> Any:
-    return driver.Device(0).retain_primary_context()
+    context = driver.Device(0).retain_primary_context()
+    # Left to pycuda's destructor it would be given back as if it were no primary one, which the driver refuses aloud.
+    atexit.register(context.detach)
+    return context
 
 
 class Buffer:

@@ -109,6 +109,9 @@ class FakeGpu:
             def push(self) -> None:
                 gpu.depth += 1
 
+            def detach(self) -> None:
+                pass
+
         class Device:
             def __init__(self, _number: int) -> None:
                 pass
