@@ -243,11 +243,6 @@ def test_a_plan_without_an_output_of_its_decoder_is_refused(
         loaded()
 
 
-def test_importing_the_module_imports_neither_tensorrt_nor_cuda() -> None:
-    assert "pycuda" not in sys.modules
-    assert "tensorrt" not in sys.modules
-
-
 @pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
 def test_a_machine_without_a_gpu_says_so(tmp_path: Path) -> None:
     assert not [name for name in gather().targets if name.startswith("rtx-")]
