@@ -247,7 +247,15 @@ def _built(
         with contextlib.suppress(CanceledError):  # called from C++: it must not raise, and asks ``canceled`` itself
             step(fraction)
 
-    return tensorrt.build(model, backend=entry.backend, sms=entry.sms, progress=told, canceled=canceled, log=log)
+    return tensorrt.build(
+        model,
+        backend=entry.backend,
+        sms=entry.sms,
+        workspace_mb=spec.workspace_mb,
+        progress=told,
+        canceled=canceled,
+        log=log,
+    )
 
 
 def _converted(
