@@ -28,7 +28,7 @@ from maskfleet.logs import get_logger
 START_S = 120.0
 ANSWER_S = 120.0
 INSPECT_S = 60.0
-_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "MLFLOW_ENABLE_ASYNC_LOGGING": "false"}
+_IN_TURN = {"MLFLOW_ENABLE_ASYNC_LOGGING": "false"}
 _MAX_LINE = 1 << 20
 
 
@@ -185,7 +185,7 @@ class Registry:
             arguments += ["--artifacts", str(self._folder / "artifacts")]
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "control_plane.registry_worker", *arguments,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_MAX_LINE, env=os.environ | _QUIET,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_MAX_LINE, env=os.environ | _IN_TURN,
         )  # fmt: skip
         self._process = process
         await self._answer(process, START_S)

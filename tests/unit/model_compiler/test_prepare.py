@@ -196,7 +196,6 @@ def test_a_random_operator_is_refused_before_it_could_be_folded() -> None:
         prepare(tiny(nodes, weights=HEAD_WEIGHTS).SerializeToString(), decoder_spec("ultraface"), 64, 48)
 
 
-
 def _external() -> bytes:
     weight = numpy_helper.from_array(np.ones((1, 3, 1, 1), np.float32), "scale")
     weight.ClearField("raw_data")
