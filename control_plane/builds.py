@@ -39,7 +39,7 @@ from maskfleet.clock import Clock
 from maskfleet.decoding import decoder_spec, input_size
 from maskfleet.errors import InternalError, InvalidInputError, NotFoundError, PreconditionError
 from maskfleet.ids import new_id
-from maskfleet.logs import get_logger
+from maskfleet.logs import correlation_id, get_logger
 from maskfleet.manifest import EngineEntry, Manifest
 from maskfleet.targets import target
 
@@ -120,7 +120,7 @@ class BuildQueue:
                 id=f"r-{counter}", counter=counter, state=ReleaseState.BUILDING, model_name=model.name,
                 model_version=model.version, model_digest=model.artifact_digest, decoder=model.decoder,
                 precision=wanted.precision, input_width=width, input_height=height, policy=policy, targets=targets,
-                created=now,
+                created=now, correlation_id=correlation_id(),
             )  # fmt: skip
             builds = []
             for name in targets:

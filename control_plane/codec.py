@@ -168,6 +168,7 @@ def to_device(item: Desired | Ack) -> devices_service_pb2.ConnectResponse:
             manifest=item.manifest,
             generation=item.generation,
             components=_components(item.release_id, item.release_digest),
+            correlation_id=item.correlation_id,
         )
     )
 
@@ -262,6 +263,7 @@ def build_message(release: Release, build: Build) -> builds_pb2.Build:
         builder_id=build.builder_id,
         end_time=timestamp(build.ended),
         log_tail=build.log_tail,
+        correlation_id=release.correlation_id,
     )
 
 

@@ -176,12 +176,14 @@ class Assignment:
         generation: grows with each change and never goes back.
         release_id: what it should run; empty for nothing but what it has committed.
         envelope: the signed assignment as it goes over the wire.
+        correlation_id: of the action behind it; empty where there is none.
     """
 
     device_id: str
     generation: int
     release_id: str
     envelope: bytes
+    correlation_id: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -132,6 +132,7 @@ class Release:
         reason: why it failed.
         manifest: the signed manifest's envelope; empty until READY.
         manifest_digest: digest of its payload; empty until READY.
+        correlation_id: of the action that asked for it: its builds are logged under that.
     """
 
     id: str
@@ -150,6 +151,7 @@ class Release:
     reason: str = ""
     manifest: bytes = b""
     manifest_digest: str = ""
+    correlation_id: str = ""
 
     def moved(self, event: ReleaseEvent, *, reason: str = "") -> Release:
         """The release after an event.
