@@ -69,12 +69,12 @@ class Component:
 
     @property
     def detail(self) -> str:
-        """What it does now, for people."""
+        """What it does now, for people; after a colon why it does not get on, or was refused."""
+        doing = self.state.value
         if self.state is ComponentState.DOWNLOADING and self.bytes_total:
-            return f"DOWNLOADING {100 * self.bytes_done // self.bytes_total} %"
-        if self.state is ComponentState.REVERTED and self.reason:
-            return f"REVERTED: {self.reason}"
-        return self.state.value
+            doing += f" {100 * self.bytes_done // self.bytes_total} %"
+        told = self.reason and (self.state not in SETTLED or self.state is ComponentState.REVERTED)
+        return f"{doing}: {self.reason}" if told else doing
 
 
 @dataclasses.dataclass(frozen=True)
