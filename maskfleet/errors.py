@@ -48,6 +48,8 @@ Example::
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class FleetError(Exception):
     """Base of the catalogue.
@@ -179,7 +181,15 @@ class BuildError(InternalError):
 
 
 class GateRefusedError(BuildError):
-    """The engine's answers are too far from its model's."""
+    """The engine's answers are too far from its model's.
+
+    Attributes:
+        report: what was measured, where the build got that far; plain values, on this machine only.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.report: dict[str, Any] = {}
 
 
 class BuildCrashError(BuildError):

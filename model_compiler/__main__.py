@@ -46,6 +46,11 @@ class RunConfig:
     build_memory_mb: int = setting("memory that one build may use, in MiB of address space", default=6144, parse=int)
     build_seconds: float = setting("time that one build may take, in seconds", default=600.0, parse=float)
     cache_mb: int = setting("how much finished engines may take, in MiB", default=8192, parse=int)
+    calibration_dir: Path | None = setting(
+        "folder of calibration sets, as NAME/VERSION with pictures; they never leave this machine",
+        default=None,
+        parse=Path,
+    )
     log_level: str = setting("least level of the log", default="INFO")
 
 
@@ -85,6 +90,7 @@ def run(argv: Sequence[str], environ: dict[str, str]) -> int:
     settings = Settings(
         limits=Limits(memory_bytes=config.build_memory_mb << 20, seconds=config.build_seconds),
         cache_bytes=config.cache_mb << 20,
+        calibration_dir=config.calibration_dir,
     )
     with DataDir.opened(config.data_dir, owner="model_compiler") as data, stopping() as stop:
         plane = Plane(config.plane, token)
@@ -122,7 +128,9 @@ def compile_package(argv: Sequence[str], environ: dict[str, str]) -> int:
     parser.add_argument("model", metavar="FILE.onnx|models:/NAME/VERSION")
     parser.add_argument("--decoder", required=True)
     parser.add_argument("--target", action="append", help="may come several times (default: ort-cpu)")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precision", default="fp32", help="fp32, fp16, int8, or auto: the fastest that passes")
+    parser.add_argument("--calibration", type=Path, metavar="DIR", help="pictures that ranges for int8 are learnt from")
+    parser.add_argument("--workspace-mb", type=int, default=0, help="scratch memory that TensorRT may plan with")
     parser.add_argument("--width", type=int, default=0, help="of the input, in pixels (default: the decoder's)")
     parser.add_argument("--height", type=int, default=0)
     parser.add_argument("--policy", default="{}", help="differences from the default policy, as JSON")
@@ -135,10 +143,13 @@ def compile_package(argv: Sequence[str], environ: dict[str, str]) -> int:
     given = parser.parse_args(list(argv))
     configure("model_compiler", level=given.log_level)
     from model_compiler.cache import Cache
+    from model_compiler.calibration import OWN, CalibrationSet
     from model_compiler.package import check_folder, write_package
-    from model_compiler.process import Limits, run_build
+    from model_compiler.process import Limits
+    from model_compiler.search import run_search
     from model_compiler.spec import BuildSpec
 
+    learnt = CalibrationSet(given.calibration.name, given.calibration) if given.calibration else OWN
     policy, names = _policy(given.policy, given.decoder), given.target or ["ort-cpu"]
     check_folder(given.output)
     with stopping() as stop, tempfile.TemporaryDirectory(prefix="maskfleet-") as folder:
@@ -155,6 +166,7 @@ def compile_package(argv: Sequence[str], environ: dict[str, str]) -> int:
                 height=given.height,
                 min_confidence=policy.min_confidence,
                 nms_iou=policy.nms_iou,
+                workspace_mb=given.workspace_mb,
             )
 
             def show(phase: str, fraction: float, name: str = name) -> None:
@@ -165,7 +177,17 @@ def compile_package(argv: Sequence[str], environ: dict[str, str]) -> int:
             workdir = Path(folder) / name
             workdir.mkdir()
             limits = Limits(memory_bytes=given.build_memory_mb << 20, seconds=given.build_seconds)
-            built.append(run_build(spec, source, workdir, cache=cache, limits=limits, progress=show, cancel=stop))
+            found = run_search(
+                spec,
+                lambda: source,
+                workdir,
+                calibration=learnt,
+                cache=cache,
+                limits=limits,
+                progress=show,
+                cancel=stop,
+            )
+            built.append(found)
         manifest = write_package(given.output, Path(given.model), given.decoder, built, policy, now=SystemClock().now())
         reports = [{**one.report, "cached": one.cached} for one in built]
     if given.report:

@@ -169,4 +169,4 @@ def _kept(build: dict[str, Any]) -> list[str]:
     report = build.get("report") or {}
     if isinstance(report, str):
         report = json.loads(report or "{}")
-    return list((report.get("precision") or {}).get("kept_fp32", ()))
+    return list((report.get("details") or {}).get("kept_fp32", ()))

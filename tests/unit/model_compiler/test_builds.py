@@ -8,10 +8,10 @@ from pathlib import Path
 
 import onnx
 import pytest
-from model_compiler.targets import target
 
 from maskfleet.decoding import decoder_spec
 from maskfleet.errors import BuildError, CanceledError, UnsupportedError
+from maskfleet.targets import target
 from model_compiler.builds import onnx_cpu, tensorrt
 from model_compiler.precision import in_precision
 from model_compiler.prepare import prepare
