@@ -3,6 +3,7 @@ PYTHON ?= python3
 export UV_HTTP_TIMEOUT ?= 180
 export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = 1
+export ORT_DISABLE_TELEMETRY = 1
 bin := .venv/bin
 stamp := .venv/installed
 

@@ -31,7 +31,7 @@ WARM_UP_S = (5.0, 300.0)
 """Least and most seconds between tries to start the worker with the plane."""
 
 INSPECT_S = 60.0
-_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "MLFLOW_ENABLE_ASYNC_LOGGING": "false"}
+_IN_TURN = {"MLFLOW_ENABLE_ASYNC_LOGGING": "false"}
 _MAX_LINE = 1 << 20
 
 
@@ -235,7 +235,7 @@ class Registry:
             arguments += ["--artifacts", str(self._folder / "artifacts")]
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "control_plane.registry_worker", *arguments,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_MAX_LINE, env=os.environ | _QUIET,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_MAX_LINE, env=os.environ | _IN_TURN,
         )  # fmt: skip
         self._process = process
         await self._answer(process, START_S)

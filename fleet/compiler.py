@@ -123,7 +123,17 @@ def package(
     try:
         sizes = ["--width", str(size[0]), "--height", str(size[1])] if all(size) else []
         arguments = ["compile", str(model), "--decoder", decoder, "--target", LOCAL_TARGET, *sizes]
-        _run([*arguments, "-o", str(work / "package")], timeout=COMPILE_TIMEOUT_S)
+        try:
+            _run([*arguments, "-o", str(work / "package")], timeout=COMPILE_TIMEOUT_S)
+        except FleetError as error:
+            said, named = str(error), f"the package {work / 'package'}"
+            if named not in said:
+                raise
+            # It would have another -o, which nobody gave.
+            raise OutputError(
+                said.replace(named, f"the cache {cache}").partition(": ")[0],
+                remedy="make room there, or set XDG_CACHE_HOME to another directory",
+            ) from None
         try:
             os.replace(work / "package", made)  # noqa: PTH105  # a directory, whole or not there
         except OSError:

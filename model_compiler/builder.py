@@ -121,7 +121,7 @@ class Builder:
                 pause = min(pause * 2, most)
                 continue
             if lease is not None:
-                with correlated(lease.build_id):
+                with correlated(lease.correlation_id or lease.build_id):
                     self._do(lease)
 
     def _facts(self) -> BuilderFacts:

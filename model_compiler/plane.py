@@ -49,6 +49,7 @@ class Lease:
         model: name and version, for people.
         message: the work as the plane says it; see :meth:`spec`.
         ttl: how long the lease holds without a heartbeat.
+        correlation_id: of the action that asked for the release; empty where the plane names none.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Lease:
     model: str
     message: builds_pb2.BuildSpec
     ttl: timedelta
+    correlation_id: str = ""
 
     def spec(self) -> BuildSpec:
         """The work.
@@ -157,6 +159,7 @@ class Plane:
             model=f"{build.spec.model_name}/{build.spec.model_version}",
             message=build.spec,
             ttl=response.ttl.ToTimedelta(),
+            correlation_id=build.correlation_id,
         )
 
     def heartbeat(self, lease_id: str, phase: str, progress: float) -> bool:

@@ -28,6 +28,7 @@ from maskfleet.decoding import (
     TensorSpec,
     bind_outputs,
     check_input,
+    choose_outputs,
     input_size,
 )
 from maskfleet.errors import BadModelError, FleetError
@@ -183,6 +184,14 @@ def _fixed_size(model: onnx.ModelProto, decoder: DecoderSpec) -> tuple[int, int]
         BadModelError: it works at no size, or not with this decoder.
     """
     declared = _declared_size(model, decoder)
+    choose_outputs(decoder, signature(model)[1])  # before a trial fails on something less telling
+    if declared is not None:
+        try:
+            outputs = signature(_resized(model, decoder, *declared))[1]
+        except BadModelError:
+            pass  # the size of a dummy: the trials tell
+        else:
+            bind_outputs(decoder, outputs)
     usual = _clamped(decoder.default_size, decoder)
     other = usual if usual != declared else _clamped((usual[0] * 2, usual[1] * 2), decoder)
     if declared is None:
@@ -237,16 +246,8 @@ def _trial(model: onnx.ModelProto, decoder: DecoderSpec, size: tuple[int, int]) 
 
 def _sized(model: onnx.ModelProto, decoder: DecoderSpec, width: int, height: int) -> onnx.ModelProto:
     """The graph at one size, bound to its decoder, inferred and checked."""
-    sized = onnx.ModelProto()
-    sized.CopyFrom(model)
-    source = check_input(decoder, signature(sized)[0]).name
-    shape = sized.graph.input[0].type.tensor_type.shape
-    for dim, value in zip(shape.dim, (1, 3, height, width)):
-        dim.Clear()
-        dim.dim_value = value
-    for result in sized.graph.output:
-        result.type.tensor_type.ClearField("shape")  # the declared one is of another size
-    sized = _inferred(sized)
+    sized = _resized(model, decoder, width, height)
+    source = sized.graph.input[0].name
     bound = bind_outputs(decoder, signature(sized)[1])
     computed = {name for node in sized.graph.node for name in node.output}
     for role, name in bound.items():
@@ -258,6 +259,20 @@ def _sized(model: onnx.ModelProto, decoder: DecoderSpec, width: int, height: int
     pruned(sized.graph)
     _rename(sized, {source: INPUT_NAME} | {name: role for role, name in bound.items()})
     return _checked(sized)
+
+
+def _resized(model: onnx.ModelProto, decoder: DecoderSpec, width: int, height: int) -> onnx.ModelProto:
+    """The graph at one size, inferred."""
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    check_input(decoder, signature(sized)[0])
+    shape = sized.graph.input[0].type.tensor_type.shape
+    for dim, value in zip(shape.dim, (1, 3, height, width)):
+        dim.Clear()
+        dim.dim_value = value
+    for result in sized.graph.output:
+        result.type.tensor_type.ClearField("shape")  # the declared one is of another size
+    return _inferred(sized)
 
 
 def _checked(model: onnx.ModelProto) -> onnx.ModelProto:

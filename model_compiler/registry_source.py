@@ -5,7 +5,6 @@ MLflow logs ONNX models with their weights in files beside them; what comes out 
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -34,8 +33,6 @@ def fetched(uri: str, tracking_uri: str, folder: Path) -> Path:
     name = uri.removeprefix(SCHEME)
     if not tracking_uri:
         raise NotFoundError(f"{uri} is in a registry that nobody named", remedy="set MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read by mlflow while it is imported
-    os.environ["DO_NOT_TRACK"] = "true"
     try:
         import mlflow
         from mlflow.exceptions import MlflowException

@@ -178,6 +178,7 @@ class Rollout:
         decisions: how many were written down.
         reason: why it is where it is, in a sentence.
         ended: when it ended.
+        correlation_id: of the last thing that a person did with it: what follows is logged under that.
     """
 
     id: str
@@ -195,6 +196,7 @@ class Rollout:
     decisions: int = 0
     reason: str = ""
     ended: datetime | None = None
+    correlation_id: str = ""
 
     @property
     def active(self) -> bool:

@@ -114,8 +114,6 @@ def tell(out: Path, screen: Screen) -> bool:
     data = out / "data"
     environment = {
         "XDG_CONFIG_HOME": str(data / "config"),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "1",
         "MASKFLEET_AGENT_HEALTH_INTERVAL_S": str(canaries.HEALTH_INTERVAL_S),
     }
     fleet = Commands(environment, before=screen.command, line=screen.line)

@@ -434,6 +434,33 @@ async def test_a_wrong_digest_leaves_nothing(kit: Kit) -> None:
     assert (there.complete, there.size_bytes) == (False, 0)
 
 
+async def test_an_engine_that_was_damaged_on_the_planes_disk_is_asked_for_again(kit: Kit) -> None:
+    engine = b"an engine" * 1000
+    digest = digest_bytes(engine)
+    stat = artifacts_service_pb2.StatArtifactRequest(digest=digest)
+    await kit.builder.upload(engine)
+    kit.plane._artifacts.path(digest).write_bytes(engine[:-1] + b"?")
+    there = await kit.builder.call(kit.builder.artifacts.StatArtifact, stat)
+    assert (there.complete, there.size_bytes) == (False, 0)
+    await kit.builder.upload(engine)
+    there = await kit.builder.call(kit.builder.artifacts.StatArtifact, stat)
+    assert (there.complete, there.size_bytes) == (True, len(engine))
+
+
+async def test_a_refused_model_leaves_its_file_only_where_somebody_else_needs_it(kit: Kit) -> None:
+    async def left(data: bytes) -> bool:
+        await kit.operator.upload(data)
+        request = models_service_pb2.CreateModelRequest(
+            request_id=digest_bytes(data), name="face", decoder="centerface", artifact_digest=digest_bytes(data)
+        )
+        refusal = await refused(kit.operator.models.CreateModel(request, timeout=90, metadata=kit.operator.said))
+        assert isinstance(refusal, errors.BadModelError)
+        return kit.plane._artifacts.size(digest_bytes(data)) is not None
+
+    assert not await left(b"this is no ONNX")
+    assert await left(MODEL)  # a version of the registry is this file
+
+
 # Releases
 
 
