@@ -88,7 +88,7 @@ class Active:
         """Time passes for devices that are offline and have not got the release; those for which it is worth a write.
 
         Args:
-            fleet: knows who is there.
+            fleet: knows who is there, or at another plane.
             step: how long, while this plane was there to see them return.
         """
         limit = self.rollout.strategy.expire_after
@@ -98,7 +98,7 @@ class Active:
         for member in self.members.values():
             if member.state not in EXPIRING:
                 continue
-            gone = timedelta(0) if fleet.online(member.device_id) else self._away[member.device_id] + step
+            gone = timedelta(0) if fleet.there(member.device_id) else self._away[member.device_id] + step
             self._away[member.device_id] = gone
             if gone >= limit or gone - member.away >= limit / _AWAY_PARTS or (member.away and not gone):
                 worth.append((member, gone))

@@ -322,6 +322,35 @@ async def test_a_device_that_was_away_for_too_long_when_its_wave_opens_is_left_b
     assert (await bench.wanted())[later] == "r-1"
 
 
+async def test_a_device_at_another_plane_is_not_offline_until_its_words_from_there_end(bench: Bench) -> None:
+    strategy = Strategy((WaveSpec(Share(count=1), 300 * SECOND), WaveSpec(ALL)), seed=3, expire_after=8 * SECOND)
+    await bench.soaking(strategy=strategy)
+    later = next(d for d, m in (await bench.members()).items() if m.wave == 1)
+    await bench.leave(later)
+
+    async def heard_of_elsewhere() -> None:
+        """The other plane writes it down; this one, that of its own word it wrote nothing, hears of it."""
+        async with bench.store.writing() as tx:
+            device = await tx.get(Device, later)
+            assert device is not None
+            device = dataclasses.replace(device, last_seen=bench.clock.now())
+            await tx.put(device)
+        bench.fleet.told_elsewhere(device)
+
+    for _ in range(3):
+        bench.clock.advance(SECOND)
+        await heard_of_elsewhere()
+        await bench.tick(30)  # the other plane writes no oftener
+        assert (await bench.members())[later].state is MemberState.PENDING
+    async with bench.store.reading() as look:
+        known = await look.get(Device, later)
+    assert known is not None
+    for _ in range(30):  # the record is read again, and says nothing new
+        bench.fleet.told_elsewhere(known)
+        await bench.tick()
+    assert (await bench.members())[later].state is MemberState.EXPIRED
+
+
 async def test_a_canary_that_is_away_while_the_rollout_goes_back_has_its_way_back_written_down(bench: Bench) -> None:
     await bench.soaking()
     canary = next(d for d, m in (await bench.members()).items() if m.wave == 0)
