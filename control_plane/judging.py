@@ -93,6 +93,7 @@ class Judging:
         except UnavailableError:
             raise
         except Exception as error:  # noqa: BLE001  # fails closed: whatever it is, the rollout is held
-            return Decision(Verdict.ERROR, (f"the evidence cannot be read: {type(error).__name__}: {error}",))
+            why = f"the evidence cannot be read: {type(error).__name__}: {error}"
+            return Decision(Verdict.ERROR, (why, "so this record holds none"))
         policy = rollout.strategy.judge
         return await asyncio.to_thread(self._judge.evaluate, policy, found, now, soaked=rollout.soaked)

@@ -225,6 +225,7 @@ async def test_one_frame_that_its_agent_finds_unmasked_takes_the_release_back(
 async def test_an_operator_pauses_resumes_and_promotes(kit: Kit) -> None:
     rollout, devices = await a_canary_soaks(kit)
     assert (await call(kit.operator, "Pause", rollout.id)).state == wire.ROLLOUT_STATE_PAUSED
+    await passes(kit, 1)
     assert (await call(kit.operator, "Resume", rollout.id)).state == wire.ROLLOUT_STATE_SOAKING
     assert isinstance(await refused(call(kit.operator, "Resume", rollout.id)), errors.PreconditionError)
     promoted = await call(kit.operator, "Promote", rollout.id)
@@ -234,6 +235,11 @@ async def test_an_operator_pauses_resumes_and_promotes(kit: Kit) -> None:
             device = devices[member.device_name]
             await device.say(await device.desired(), "COMMITTED")
     ended = await kit.until(rollout.id, "SUCCEEDED")
+    told = await kit.operator.call(
+        kit.operator.rollouts.ExplainRollout, wire.ExplainRolloutRequest(rollout_id=rollout.id)
+    )
+    did = [s.partition("an operator ")[2].partition(":")[0] for s in told.sentences if ": an operator " in s]
+    assert did == ["paused it", "went on with it", "promoted it"]
     assert isinstance(await refused(call(kit.operator, "Pause", rollout.id)), errors.PreconditionError)
     assert isinstance(await refused(call(kit.operator, "Promote", "ro-99")), errors.NotFoundError)
     assert isinstance(await refused(decisions(kit.operator, "ro-99")), errors.NotFoundError)
@@ -241,6 +247,31 @@ async def test_an_operator_pauses_resumes_and_promotes(kit: Kit) -> None:
     assert [(r.id, r.device_count, r.HasField("decision")) for r in listing.rollouts] == [
         (ended.id, 3, False), ("ro-1", 3, False),
     ]  # fmt: skip
+
+
+async def test_a_selector_that_matches_nobody_any_more_changes_nothing_and_explain_says_so(kit: Kit) -> None:
+    devices, release_id = await three_on_a_first_release(kit)
+    request = wire.CreateRolloutRequest(release_id=release_id, selector="site=berlin", strategy=strategy())
+    rollout = (await kit.operator.call(kit.operator.rollouts.CreateRollout, request)).rollout
+    canary = next(d.device_name for d in rollout.devices if d.cohort == decisions_pb2.COHORT_CANARY)
+    await devices[canary].say(await devices[canary].desired(), "COMMITTED")
+    await kit.until(rollout.id, "SOAKING")
+    for name in devices:
+        relabel = devices_service_pb2.LabelDeviceRequest(device=name, set={"site": "paris"})
+        await kit.operator.call(kit.operator.devices.LabelDevice, relabel)
+    told = await kit.operator.call(
+        kit.operator.rollouts.ExplainRollout, wire.ExplainRolloutRequest(rollout_id=rollout.id)
+    )
+    (sentence,) = [s for s in told.sentences if "no longer match" in s]
+    assert "no longer match site=berlin and stay: which devices a rollout has was settled" in sentence
+    promoted = await call(kit.operator, "Promote", rollout.id)
+    for member in promoted.devices:
+        if member.device_name != canary:
+            device = devices[member.device_name]
+            desired = await device.desired()
+            assert desired.components[0].release_id == release_id
+            await device.say(desired, "COMMITTED")
+    assert state_of(await kit.until(rollout.id, "SUCCEEDED")) == dict.fromkeys("abc", "COMMITTED")
 
 
 async def test_a_strategy_that_makes_no_sense_is_refused_by_name(kit: Kit) -> None:
