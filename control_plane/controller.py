@@ -18,7 +18,7 @@ from control_plane.assigning import Assigning
 from control_plane.auth import actor
 from control_plane.changes import Changes
 from control_plane.domain.device import Assignment, Report
-from control_plane.domain.judge import Decision, DecisionRecord
+from control_plane.domain.judge import NO_STATISTICS, Decision, DecisionRecord
 from control_plane.domain.rollout import (
     MEMBER_TABLE,
     Member,
@@ -287,7 +287,7 @@ class Controller:
             actions = decide(active.rollout, active.tally, decision)
             change = self._acted(active, actions)
             if decision is not None:
-                change.record = active.record(decision, action_of(actions), self._clock.now())
+                change.record = active.record(decision, action_of(actions, active.rollout.state), self._clock.now())
                 decision = None
             if actions or change.record is not None:
                 await self._write(active, change)
@@ -338,13 +338,13 @@ class Controller:
                 if member.state is MemberState.COMMITTED:
                     await self._proved(tx, member, rollout.release_id)
                 if member.state in _TOLD:
-                    text = f"{member.device_name} {member.state.value}: {member.detail}"
+                    detail = member.detail if member.detail != member.state.value else ""
+                    text = f"{member.device_name} {member.state.value}{': ' if detail else ''}{detail}"
                     change.notes.append(("member.moved", text))
                     self._log.info("device moved", rollout=rollout.id, device=device_id, state=member.state.value)
             if change.record is not None:
                 rollout = change.rollout = dataclasses.replace(rollout, decisions=change.record.number)
-                why = change.record.reasons[0] if change.record.reasons else "no reason given"
-                change.notes.append(("decision", f"{change.record.verdict.value}, {change.record.action}: {why}"))
+                change.notes.insert(0, ("decision", _told(change.record)))  # before what it brings about
             await tx.put(rollout, *change.members.values())
             await tx.put(*change.assignments)
             if change.record is not None:
@@ -392,6 +392,12 @@ class Controller:
                 rollout = await _rollout(look, rollout_id)
                 members = await look.select(Member, {"rollout_id": rollout_id})
         return rollout, sorted(members, key=lambda m: (m.wave, m.device_name))
+
+
+def _told(record: DecisionRecord) -> str:
+    how = "" if record.statistical else f" ({NO_STATISTICS})"
+    why = record.reasons[0] if record.reasons else "no reason given"
+    return f"{record.verdict.value}, {record.action}{how}: {why}"
 
 
 async def _rollout(look: Reading, rollout_id: str) -> Rollout:

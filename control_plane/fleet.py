@@ -24,6 +24,10 @@ from maskfleet.errors import AuthenticationError, InvalidInputError, NotFoundErr
 from maskfleet.logs import get_logger
 
 LAST_SEEN_EVERY = timedelta(seconds=30)
+ELSEWHERE_FOR = 1.5 * LAST_SEEN_EVERY
+"""For so long after its last word through another plane a device counts as connected there: the next one is written
+once every :data:`LAST_SEEN_EVERY`, and has to travel."""
+
 MAX_DEPARTURES = 200  # that one transaction writes down
 OUT_OF_JOINT_S = 2.0
 STOOD_STILL_S = 15.0
@@ -45,6 +49,7 @@ class Fleet:
         self._written = clock.now()
         self._stored: dict[str, Report] | None = None
         self._words: dict[str, datetime] = {}
+        self._elsewhere: dict[str, float] = {}
         self._deaf = self._started
         self._looked = (self._started, clock.monotonic())
         self._intake = Intake(store, clock)
@@ -64,6 +69,7 @@ class Fleet:
                     f"device {device_id} is not known to this plane", remedy="enrol it with a join token"
                 )
             self._heard(device_id, report)
+            self._elsewhere.pop(device_id, None)
             self._unwritten.discard(device_id)
             await tx.put(dataclasses.replace(device, facts=facts, report=report, last_seen=self._clock.now()))
             noted = await self._note_departures(tx)
@@ -147,12 +153,22 @@ class Fleet:
     def told_elsewhere(self, device: Device) -> None:
         """A device's record was written by another plane: it may be connected there."""
         if not self.online(device.id):
+            known = self._seen.get(device.id, self._clock.now() - ELSEWHERE_FOR)
+            if device.last_seen > known:  # a new word; an old record that is read again is none
+                self._elsewhere[device.id] = self._clock.monotonic()
             self._reports[device.id] = device.report
             self._seen[device.id] = max(self._seen.get(device.id, device.last_seen), device.last_seen)
 
     def online(self, device_id: str) -> bool:
         """Whether a device's stream is open."""
         return device_id in self._links
+
+    def there(self, device_id: str) -> bool:
+        """Whether a device is connected, here or, as far as its last word tells, to another plane."""
+        if self.online(device_id):
+            return True
+        heard = self._elsewhere.get(device_id)
+        return heard is not None and self._clock.monotonic() - heard < ELSEWHERE_FOR.total_seconds()
 
     def online_count(self) -> int:
         """How many streams are open."""

@@ -36,7 +36,7 @@ class Models:
         Raises:
             InvalidInputError: the name is none, or there is no such decoder.
             NotFoundError: the file was not uploaded.
-            BadModelError: it is no model, or not what its decoder reads; the file is removed where nobody else needs it.
+            BadModelError: it is no model, or not what its decoder reads; the file goes where nobody else needs it.
             UnsupportedError: it is a PyTorch model, and torch is not installed here.
             UnavailableError: the registry does not answer.
         """

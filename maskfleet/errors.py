@@ -36,7 +36,8 @@ another; :mod:`maskfleet.rpc.status` maps each class to a gRPC status and back, 
         ├── BuildError                                  a compiler said no
         │   ├── GateRefusedError                        the engine is too far from its model
         │   └── BuildCrashError                         the build died, or ran out of memory or time
-        └── EngineError                                 an engine raised or gave no numbers
+        ├── EngineError                                 an engine raised or gave no numbers
+        └── SourceFrameError                            a masked frame that still shows what it should not
 
 Example::
 
@@ -198,6 +199,10 @@ class BuildCrashError(BuildError):
 
 class EngineError(InternalError):
     """An engine raised, or gave values that are no numbers."""
+
+
+class SourceFrameError(InternalError):
+    """A masked frame that still shows what it should not. It never leaves the agent."""
 
 
 def catalogue() -> dict[str, type[FleetError]]:

@@ -16,6 +16,7 @@ from typing import Any
 import grpc.aio
 import pytest
 import sqlalchemy as sa
+from google.protobuf.duration_pb2 import Duration
 
 from control_plane.domain.device import Assignment
 from control_plane.domain.release import Model, Tensor
@@ -31,6 +32,7 @@ from maskfleet.v1 import (
     events_service_pb2,
     releases_service_pb2,
     rollouts_service_pb2,
+    strategy_pb2,
 )
 from tests.integration.test_plane import MODEL, WAIT_S, Client, TestDevice, eventually, refused, state_of
 from tests.postgres import Cluster
@@ -219,6 +221,24 @@ async def test_the_other_plane_takes_over_from_a_driver_that_was_killed(pair: Pa
         )
     )
     assert isinstance(error, errors.UnavailableError)
+
+
+async def test_a_device_at_the_plane_that_does_not_drive_does_not_expire_beside_one_that_is_gone(pair: Pair) -> None:
+    operator = await pair.client(pair.one)
+    token = await operator.call(operator.devices.CreateJoinToken, devices_service_pb2.CreateJoinTokenRequest())
+    await TestDevice(pair.one.address, "gone").enrol(token.token)  # and never comes back
+    there = await pair.device("there", pair.two)
+    plan = strategy_pb2.RolloutStrategy(
+        waves=[strategy_pb2.WaveSpec(share=strategy_pb2.Share(percent=100))], expire_after=Duration(seconds=2)
+    )
+    request = rollouts_service_pb2.CreateRolloutRequest(release_id=await pair.made_release(pair.two), strategy=plan)
+    rollout = (await operator.call(operator.rollouts.CreateRollout, request)).rollout
+    wanted = await there.desired()
+    left = await watched(operator, rollout.id, lambda r: state_of(r)["gone"] == "EXPIRED")
+    assert state_of(left) == {"gone": "EXPIRED", "there": "UPDATING"}, "both were assigned at the same time"
+    await there.say(wanted, "COMMITTED")
+    done = await watched(operator, rollout.id, in_state("SUCCEEDED"))
+    assert state_of(done) == {"gone": "EXPIRED", "there": "COMMITTED"}
 
 
 async def test_a_database_that_goes_away_for_a_while_costs_nothing_but_the_while(
