@@ -38,10 +38,10 @@ class Assigning:
         stored = await tx.get(Assignment, device_id)
         said = self._fleet.report(device_id)
         generation = 1 + max(stored.generation if stored else 0, said.generation if said else 0, above)
-        digest = (await self._release(tx, release_id)).manifest_digest if release_id else ""
+        digest = (await self.release(tx, release_id)).manifest_digest if release_id else ""
         return self._signer.assignment(device_id, generation, release_id, digest)
 
-    async def _release(self, look: Reading, release_id: str) -> Release:
+    async def release(self, look: Reading, release_id: str) -> Release:
         """A READY release; these never change again."""
         if release_id not in self._ready:
             self._ready[release_id] = await ready_release(look, release_id)
@@ -54,7 +54,7 @@ class Assigning:
         digest, manifest = "", b""
         if assignment.release_id:
             async with self._store.reading() as look:
-                release = await self._release(look, assignment.release_id)
+                release = await self.release(look, assignment.release_id)
             digest, manifest = release.manifest_digest, release.manifest
         return Desired(assignment.generation, assignment.envelope, assignment.release_id, digest, manifest)
 

@@ -71,7 +71,13 @@ ROLES: dict[str, frozenset[Role]] = {
         UploadArtifact=_MAKERS,
         DownloadArtifact=frozenset({Role.OPERATOR, Role.BUILDER, Role.DEVICE}),
     ),
-    **_methods("BuildsService", LeaseBuild=_BUILDERS, HeartbeatBuild=_BUILDERS, CompleteBuild=_BUILDERS),
+    **_methods(
+        "BuildsService",
+        LeaseBuild=_BUILDERS,
+        HeartbeatBuild=_BUILDERS,
+        FindEngine=_BUILDERS,
+        CompleteBuild=_BUILDERS,
+    ),
     **_methods(
         "DevicesService",
         CreateJoinToken=_OPERATORS,

@@ -7,14 +7,15 @@ release is signed in the very transaction in which its last build succeeds.
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from control_plane.artifacts import Artifacts
 from control_plane.auth import actor
+from control_plane.build_results import Failure, Success, checked, engine_facts
+from control_plane.builders import Builders
 from control_plane.changes import Changes
+from control_plane.domain.builder import Builder, check_claims
 from control_plane.domain.release import (
     LEASE_TTL,
     MAX_LOG_TAIL,
@@ -22,61 +23,46 @@ from control_plane.domain.release import (
     Build,
     BuildEvent,
     BuildState,
-    Model,
+    EngineProof,
+    Known,
     Release,
     ReleaseEvent,
     ReleaseState,
+    Verification,
     expired,
     give_back,
     lease,
     next_event,
+    verification,
 )
 from control_plane.events import note
+from control_plane.release_making import NewRelease, make, manifest_of, targets_of
 from control_plane.requests import Asked, earlier
 from control_plane.signing import Signer
 from control_plane.store.port import Reading, Store, Writing
 from maskfleet.clock import Clock
-from maskfleet.decoding import decoder_spec, input_size
-from maskfleet.errors import InternalError, InvalidInputError, NotFoundError, PreconditionError
+from maskfleet.errors import FleetError, NotFoundError, PreconditionError
 from maskfleet.ids import new_id
 from maskfleet.logs import get_logger
-from maskfleet.manifest import EngineEntry, Manifest
-from maskfleet.targets import target
 
 QUEUE = "builds"
 MAX_WAIT = timedelta(seconds=30)
+FOUND = 10  # earlier builds that are looked at for an engine that is still there
 
 
 @dataclasses.dataclass(frozen=True)
-class NewRelease:
-    """What an operator asks for; the model as ``name`` or ``name/version``, sizes 0 for the default."""
+class Shown:
+    """A release as operators see it.
 
-    model: str
-    policy_changes: dict[str, Any]
-    targets: tuple[str, ...]
-    precision: str
-    input_width: int
-    input_height: int
+    Attributes:
+        release: its record.
+        builds: its builds, oldest first.
+        known: what is known of them beyond their records, by id.
+    """
 
-
-@dataclasses.dataclass(frozen=True)
-class Success:
-    """A build that worked."""
-
-    engine_digest: str
-    engine_size_bytes: int
-    cache_key: str
-    report_json: str
-    cached: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    """A build that did not."""
-
-    kind: str
-    reason: str
-    retryable: bool
+    release: Release
+    builds: Sequence[Build]
+    known: Mapping[str, Known] = dataclasses.field(default_factory=dict)
 
 
 class BuildQueue:
@@ -88,60 +74,59 @@ class BuildQueue:
         self._signer = signer
         self._changes = changes
         self._clock = clock
+        self._builders = Builders(clock)
+        self._missing: dict[str, str] = {}
         self._log = get_logger(__name__)
 
-    async def create(self, asked: Asked, wanted: NewRelease) -> tuple[Release, list[Build]]:
+    async def create(self, asked: Asked, wanted: NewRelease) -> Shown:
         """A release, and a queued build for each target.
 
         Raises:
             NotFoundError: no such model.
             UnknownTargetError: no such target.
-            InvalidInputError: no target, a precision that a target lacks, a size that does not suit the model.
+            InvalidInputError: no target, a precision that a target lacks, a size that does not suit the model, a
+                calibration set that is none, too much scratch memory.
             BadPolicyError: the policy is out of range.
         """
-        targets = tuple(dict.fromkeys(wanted.targets))
-        if not targets:
-            raise InvalidInputError("a release needs a target", remedy="name at least one, as ort-cpu")
-        for name in targets:
-            if wanted.precision not in target(name).precisions:
-                raise InvalidInputError(
-                    f"target {name} has no precision {wanted.precision}",
-                    remedy=f"use one of {', '.join(target(name).precisions)}",
-                )
+        targets = targets_of(wanted)
         async with self._store.writing() as tx:
             if (done := await earlier(tx, asked)) is not None:
-                return await self._found(tx, done)
-            model = await find_model(tx, wanted.model)
-            spec = decoder_spec(model.decoder)
-            policy = spec.default_policy().changed(**wanted.policy_changes)
-            width, height = input_size(spec, model.fixed_size, wanted.input_width, wanted.input_height)
-            counter, now = await tx.next_number("release"), self._clock.now()
-            release = Release(
-                id=f"r-{counter}", counter=counter, state=ReleaseState.BUILDING, model_name=model.name,
-                model_version=model.version, model_digest=model.artifact_digest, decoder=model.decoder,
-                precision=wanted.precision, input_width=width, input_height=height, policy=policy, targets=targets,
-                created=now,
-            )  # fmt: skip
-            builds = []
-            for name in targets:
-                number = await tx.next_number("build")
-                builds.append(Build(id=f"b-{number}", number=number, release_id=release.id, target=name))
-            await tx.put(release)
-            await tx.put(*builds, asked.done(release.id, now))
-            text = f"of {model.name}/{model.version}, {wanted.precision}, for {', '.join(targets)}"
+                return await self._shown(tx, done)
+            now = self._clock.now()
+            release, builds = await make(tx, wanted, targets, now=now)
+            await tx.put(asked.done(release.id, now))
+            model = f"{release.model_name}/{release.model_version}"
+            text = f"of {model}, {release.precision}, for {', '.join(targets)}"
             await note(tx, "release.created", release.id, text, actor(), now=now)
-        self._log.info("release made", release=release.id, model=f"{model.name}/{model.version}", targets=targets)
+            shown = await self.shown(tx, release, builds)
+        self._log.info("release made", release=release.id, model=model, targets=targets)
         self._changes.touch(QUEUE)
-        return release, builds
+        return shown
 
-    async def get(self, release_id: str) -> tuple[Release, list[Build]]:
+    async def get(self, release_id: str) -> Shown:
         """A release with its builds.
 
         Raises:
             NotFoundError: there is none.
         """
         async with self._store.reading() as look:
-            return await self._found(look, release_id)
+            return await self._shown(look, release_id)
+
+    async def _shown(self, look: Reading, release_id: str) -> Shown:
+        return await self.shown(look, *await self._found(look, release_id))
+
+    async def shown(self, look: Reading, release: Release, builds: Sequence[Build]) -> Shown:
+        """A release with what is known of its builds."""
+        return Shown(release, builds, {build.id: await self._known(look, release, build) for build in builds})
+
+    async def _known(self, look: Reading, release: Release, build: Build) -> Known:
+        if build.state is BuildState.QUEUED:
+            return Known(missing_builder=self._builders.missing(build.target, release.calibration))
+        if not build.engine_digest:
+            return Known()
+        proof = await look.get(EngineProof, build.engine_digest)
+        found = verification(build.engine_digest, engine_facts(build.report_json).verified_on, proof)
+        return Known(found, proof.device_id if proof and found is Verification.ON_DEVICE else "")
 
     @staticmethod
     async def _found(look: Reading, release_id: str) -> tuple[Release, list[Build]]:
@@ -150,7 +135,7 @@ class BuildQueue:
             raise NotFoundError(f"there is no release {release_id}", remedy="see fleet releases list")
         return release, await look.select(Build, {"release_id": release_id})
 
-    async def cancel(self, release_id: str) -> tuple[Release, list[Build]]:
+    async def cancel(self, release_id: str) -> Shown:
         """Stops a release that is being built.
 
         Raises:
@@ -164,9 +149,9 @@ class BuildQueue:
                 await tx.put(release)
                 await self._cancel_builds(tx, builds)
                 await note(tx, "release.canceled", release.id, release.reason, actor(), now=self._clock.now())
-            found = await self._found(tx, release_id)
+            shown = await self._shown(tx, release_id)
         self._told(release)
-        return found
+        return shown
 
     async def _cancel_builds(self, tx: Writing, builds: Collection[Build]) -> None:
         now = self._clock.now()
@@ -174,40 +159,51 @@ class BuildQueue:
             if build.state in UNFINISHED:
                 await tx.put(build.moved(BuildEvent.CANCEL, reason="the release was stopped", ended=now))
 
-    async def lease(self, builder_id: str, targets: Collection[str], wait: timedelta) -> tuple[Release, Build] | None:
+    async def lease(self, builder: Builder, wait: timedelta) -> tuple[Release, Build] | None:
         """The oldest build that a builder can do; None where there is none within the wait.
 
         Args:
-            builder_id: who takes it, for people.
-            targets: what it can build.
+            builder: who takes it.
             wait: at most 30 s.
+
+        Raises:
+            InvalidInputError: it claims what it cannot build.
         """
+        check_claims(builder)
         until = self._clock.monotonic() + min(wait, MAX_WAIT).total_seconds()
         with self._changes.following(QUEUE) as change:
             while True:
-                if (found := await self._leased(builder_id, targets)) is not None:
+                self._builders.heard(builder)
+                if (found := await self._leased(builder)) is not None:
                     return found
                 left = until - self._clock.monotonic()
                 if left <= 0 or not await change.wait(left):
+                    self._builders.heard(builder)
                     return None
 
-    async def _leased(self, builder_id: str, targets: Collection[str]) -> tuple[Release, Build] | None:
+    async def _leased(self, builder: Builder) -> tuple[Release, Build] | None:
         async with self._store.reading() as look:
-            if not any(b.target in targets for b in await look.select(Build, {"state": BuildState.QUEUED.value})):
+            if await self._first(look, builder) is None:
                 return None
         async with self._store.writing() as tx:
-            for build in await tx.select(Build, {"state": BuildState.QUEUED.value}):
-                if build.target not in targets:
-                    continue
-                taken = lease(build, lease_id=new_id("l"), builder_id=builder_id[:128], now=self._clock.now())
-                await tx.put(taken)
-                release, _ = await self._found(tx, build.release_id)
-                break
-            else:
+            if (found := await self._first(tx, builder)) is None:
                 return None
-        self._log.info("build leased", build=taken.id, target=taken.target, builder=builder_id, attempt=taken.attempts)
+            release, build = found
+            taken = lease(build, lease_id=new_id("l"), builder_id=builder.id, now=self._clock.now())
+            await tx.put(taken)
+        self._log.info("build leased", build=taken.id, target=taken.target, builder=builder.id, attempt=taken.attempts)
         self._changes.touch(taken.release_id)
         return release, taken
+
+    @staticmethod
+    async def _first(look: Reading, builder: Builder) -> tuple[Release, Build] | None:
+        """The oldest build that waits for such a builder."""
+        for build in await look.select(Build, {"state": BuildState.QUEUED.value}):
+            if build.target in builder.targets:
+                release = await look.get(Release, build.release_id)
+                if release is not None and builder.can(build.target, release.calibration):
+                    return release, build
+        return None
 
     @staticmethod
     async def _held(tx: Reading, lease_id: str) -> Build:
@@ -224,6 +220,7 @@ class BuildQueue:
         """
         async with self._store.writing() as tx:
             build = await self._held(tx, lease_id)
+            self._builders.heard_again(build.builder_id)
             if build.state is not BuildState.BUILDING:
                 return True
             await tx.put(
@@ -237,41 +234,77 @@ class BuildQueue:
         self._changes.touch(build.release_id)
         return False
 
+    async def find_engine(self, lease_id: str, recipe: str, cache_key: str) -> Build | None:
+        """The newest build of the whole fleet that made what a lease is about to make, if its engine is still there.
+
+        Args:
+            lease_id: that it is for.
+            recipe: over what goes in, before anything is computed; empty for not asked.
+            cache_key: over what the engine is made of; empty for not asked.
+
+        Raises:
+            NotFoundError: the lease does not hold any more.
+            PreconditionError: the build was stopped.
+        """
+        async with self._store.reading() as look:
+            leased = await self._held(look, lease_id)
+            if leased.state is not BuildState.BUILDING:
+                raise PreconditionError(f"build {leased.id} is {leased.state.value}", remedy="drop the work")
+            for column, key in (("recipe", recipe), ("cache_key", cache_key)):
+                where = {column: key, "target": leased.target, "state": BuildState.SUCCEEDED.value}
+                for build in await look.select(Build, where, descending=True, limit=FOUND) if key else []:
+                    if self._artifacts.size(build.engine_digest) == build.engine_size_bytes:
+                        self._log.info("engine found", build=leased.id, as_of=build.id, engine=build.engine_digest)
+                        return build
+        return None
+
     async def complete(self, lease_id: str, result: Success | Failure, log_tail: str) -> None:
         """Ends a lease. Said twice, the second time changes nothing.
 
+        A success that cannot be true is a failed attempt: the build goes back to the queue, and the builder is told.
+
         Raises:
-            NotFoundError: the lease does not hold any more, or the engine was not uploaded.
-            InvalidInputError: the report is no JSON object with what a manifest needs.
-            PreconditionError: the build was stopped, or given to somebody else.
+            NotFoundError: the lease does not hold any more.
+            InvalidInputError: the report cannot be read.
+            PreconditionError: the engine was not uploaded, or is not what was leased; or the build was stopped, or
+                given to somebody else.
         """
-        tail, now = log_tail[-MAX_LOG_TAIL:], self._clock.now()
+        tail, now, untrue = log_tail[-MAX_LOG_TAIL:], self._clock.now(), None
         async with self._store.writing() as tx:
             build = await self._held(tx, lease_id)
+            self._builders.heard_again(build.builder_id)
             if isinstance(result, Success):
                 if build.state is BuildState.SUCCEEDED and build.engine_digest == result.engine_digest:
                     return
-                size = self._artifacts.size(result.engine_digest)
-                if size != result.engine_size_bytes:
-                    raise PreconditionError(
-                        f"engine {result.engine_digest} is not there with its {result.engine_size_bytes} bytes",
-                        remedy="upload it first",
-                    )
-                _engine_facts(result.report_json)
-                build = build.moved(
-                    BuildEvent.SUCCEED, ended=now, progress=1.0, phase="", lease_until=None, log_tail=tail,
-                    **dataclasses.asdict(result),
-                )  # fmt: skip
+                try:
+                    build = await self._succeeded(tx, build, result, now)
+                except FleetError as error:
+                    if build.state is not BuildState.BUILDING or self._artifacts.size(result.engine_digest) is None:
+                        raise
+                    untrue = error
+                    build = give_back(build, reason=f"builder {build.builder_id}: {error.message}", now=now)
             elif result.retryable:
-                build = dataclasses.replace(give_back(build, reason=result.reason, now=now), log_tail=tail)
+                build = give_back(build, reason=result.reason, now=now)
             else:
                 if build.state is BuildState.FAILED:
                     return
-                build = build.moved(BuildEvent.FAIL, ended=now, reason=result.reason, lease_until=None, log_tail=tail)
-            await tx.put(build)
+                build = build.moved(BuildEvent.FAIL, ended=now, reason=result.reason, lease_until=None)
+            await tx.put(dataclasses.replace(build, log_tail=tail))
             release = await self._advanced(tx, build.release_id)
         self._log.info("build ended", build=build.id, target=build.target, state=build.state.value, reason=build.reason)
         self._told(release)
+        if untrue is not None:
+            raise untrue
+
+    async def _succeeded(self, tx: Reading, build: Build, success: Success, now: datetime) -> Build:
+        """The build with its engine."""
+        if self._artifacts.size(success.engine_digest) is None:
+            raise PreconditionError(f"engine {success.engine_digest} is not there", remedy="upload it first")
+        release, _ = await self._found(tx, build.release_id)
+        whole = checked(success, release, build, self._artifacts.path(success.engine_digest))
+        return build.moved(
+            BuildEvent.SUCCEED, ended=now, progress=1.0, phase="", lease_until=None, **dataclasses.asdict(whole)
+        )
 
     async def _advanced(self, tx: Writing, release_id: str) -> Release:
         """The release after its builds changed."""
@@ -282,7 +315,7 @@ class BuildQueue:
         event, reason = due
         release = release.moved(event, reason=reason)
         if event is ReleaseEvent.ALL_BUILT:
-            manifest, digest = self._signer.manifest(_manifest(release, builds))
+            manifest, digest = self._signer.manifest(manifest_of(release, builds))
             release = dataclasses.replace(release, manifest=manifest, manifest_digest=digest)
         else:
             await self._cancel_builds(tx, builds)
@@ -323,58 +356,17 @@ class BuildQueue:
                 release = await self._advanced(tx, current.release_id)
             self._log.warning("lease ended", build=build.id, builder=build.builder_id)
             self._told(release)
+        await self._look_for_builders()
 
-
-async def find_model(look: Reading, name: str) -> Model:
-    """The model that ``name`` (its newest version) or ``name/version`` names.
-
-    Raises:
-        NotFoundError: there is none.
-    """
-    remedy = "see fleet models list"
-    base, slash, version = name.partition("/")
-    if slash:
-        model = await look.get(Model, name)
-        if model is None:
-            raise NotFoundError(f"there is no model {base} with version {version}", remedy=remedy)
-        return model
-    newest = await look.select(Model, {"name": base}, descending=True, limit=1)
-    if not newest:
-        raise NotFoundError(f"there is no model {base!r}", remedy=remedy)
-    return newest[0]
-
-
-def _engine_facts(report_json: str) -> tuple[str, str, str]:
-    """Backend, runtime version and what passed the gate, from a builder's report."""
-    try:
-        said = json.loads(report_json)
-        return str(said["backend"]), str(said["runtime_version"]), str(said["verified_on"])
-    except (ValueError, KeyError, TypeError):
-        raise InvalidInputError(
-            "the build's report names no backend, runtime_version and verified_on", remedy="update the builder"
-        ) from None
-
-
-def _manifest(release: Release, builds: Collection[Build]) -> Manifest:
-    engines = []
-    for build in builds:
-        if not build.engine_digest:
-            raise InternalError(f"build {build.id} has no engine", remedy="report this")
-        backend, version, verified_on = _engine_facts(build.report_json)
-        engines.append(
-            EngineEntry(
-                build.target,
-                build.engine_digest,
-                build.engine_size_bytes,
-                backend,
-                version,
-                release.precision,
-                verified_on,
-            )
-        )
-    return Manifest(
-        release_id=release.id, counter=release.counter, created=release.created.isoformat(),
-        model_name=release.model_name, model_version=release.model_version, model_digest=release.model_digest,
-        decoder=release.decoder, input_width=release.input_width, input_height=release.input_height,
-        policy=release.policy, engines=tuple(engines),
-    )  # fmt: skip
+    async def _look_for_builders(self) -> None:
+        """Tells the watchers of releases where a builder is missing, or is there again."""
+        found: dict[str, str] = {}
+        async with self._store.reading() as look:
+            for build in await look.select(Build, {"state": BuildState.QUEUED.value}):
+                release = await look.get(Release, build.release_id)
+                if release is None:
+                    continue
+                found[build.id] = self._builders.missing(build.target, release.calibration)
+                if found[build.id] != self._missing.get(build.id, ""):
+                    self._changes.touch(build.release_id)
+        self._missing = found

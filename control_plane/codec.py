@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -12,18 +12,21 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from control_plane.builds import Shown
+from control_plane.domain.builder import Builder
 from control_plane.domain.cohort import Cohort
 from control_plane.domain.device import Assignment, Component, ComponentState, Device, Facts, Report
 from control_plane.domain.event import Event
 from control_plane.domain.health import Histogram, Window
 from control_plane.domain.judge import Verdict
-from control_plane.domain.release import Build, BuildState, Model, Release, ReleaseState
+from control_plane.domain.release import Build, BuildState, Known, Model, Release, ReleaseState, Verification
 from control_plane.domain.rollout import MemberState, RolloutState
 from control_plane.links import Ack, Desired
-from maskfleet.codec import PRECISIONS, policy_message
+from maskfleet.codec import PRECISIONS, margins_message, policy_message
 from maskfleet.errors import InvalidInputError
 from maskfleet.v1 import (
     builds_pb2,
+    builds_service_pb2,
     decisions_pb2,
     devices_pb2,
     devices_service_pb2,
@@ -38,6 +41,7 @@ _E = TypeVar("_E", bound=enum.Enum)
 ENUMS: dict[type[enum.Enum], tuple[Any, str]] = {
     ComponentState: (devices_pb2.ComponentState, "COMPONENT_STATE_"),
     BuildState: (builds_pb2.BuildState, "BUILD_STATE_"),
+    Verification: (builds_pb2.Verification, "VERIFICATION_"),
     ReleaseState: (releases_service_pb2.ReleaseState, "RELEASE_STATE_"),
     RolloutState: (rollouts_service_pb2.RolloutState, "ROLLOUT_STATE_"),
     MemberState: (rollouts_service_pb2.RolloutDeviceState, "ROLLOUT_DEVICE_STATE_"),
@@ -45,6 +49,8 @@ ENUMS: dict[type[enum.Enum], tuple[Any, str]] = {
     Verdict: (decisions_pb2.Verdict, "VERDICT_"),
 }
 """Domain states carry the wire's names: wire type and prefix by domain type."""
+
+_MANY = 256  # versions, targets, calibration sets of a builder
 
 COMPONENTS = ("engine", "policy")
 """What a release consists of on a device; both move together."""
@@ -76,6 +82,11 @@ def precision_from(number: int) -> str:
             f"there is no precision {number}", remedy=f"use one of {', '.join(PRECISIONS.values())}"
         )
     return PRECISIONS[number]  # type: ignore[index]  # checked above
+
+
+def precision_message(name: str) -> Any:
+    """A number format by its name; UNSPECIFIED for none."""
+    return next((number for number, known in PRECISIONS.items() if known == name), builds_pb2.PRECISION_UNSPECIFIED)
 
 
 def content(message: Message) -> bytes:
@@ -113,6 +124,21 @@ def facts_from(message: devices_pb2.DeviceFacts) -> Facts:
         targets=tuple(message.targets),
         driver=message.driver[:64],
         target_note=message.target_note[:1000],
+    )
+
+
+def builder_from(message: builds_service_pb2.BuilderFacts) -> Builder:
+    """What a builder says of itself; it is cut to a sane length."""
+
+    def cut(said: Mapping[str, str]) -> dict[str, str]:
+        return {k[:128]: v[:128] for k, v in sorted(said.items())[:_MANY]}
+
+    return Builder(
+        id=message.builder_id[:128],
+        targets=frozenset(message.targets[:_MANY]),
+        versions=cut(message.versions),
+        machine=facts_from(message.machine) if message.machine.arch else None,
+        calibration_sets=cut(message.calibration_sets),
     )
 
 
@@ -233,9 +259,9 @@ def model_message(model: Model) -> models_service_pb2.Model:
     )
 
 
-def build_message(release: Release, build: Build) -> builds_pb2.Build:
-    """A build with its work."""
-    precision = next(number for number, name in PRECISIONS.items() if name == release.precision)
+def build_message(release: Release, build: Build, known: Known | None = None) -> builds_pb2.Build:
+    """A build with its work, and with what is known of it beyond its record."""
+    known = known or Known()
     return builds_pb2.Build(
         id=build.id,
         release_id=build.release_id,
@@ -245,10 +271,14 @@ def build_message(release: Release, build: Build) -> builds_pb2.Build:
             model_digest=release.model_digest,
             decoder=release.decoder,
             target=build.target,
-            precision=precision,
+            precision=precision_message(release.precision),
             input_width=release.input_width,
             input_height=release.input_height,
             min_confidence=release.policy.min_confidence,
+            margins=margins_message(release.margins),
+            calibration=release.calibration,
+            nms_iou=release.policy.nms_iou,
+            workspace_mb=release.workspace_mb,
         ),
         state=wire_state(build.state),
         phase=build.phase,
@@ -262,12 +292,30 @@ def build_message(release: Release, build: Build) -> builds_pb2.Build:
         builder_id=build.builder_id,
         end_time=timestamp(build.ended),
         log_tail=build.log_tail,
+        precision=precision_message(build.precision),
+        verification=wire_state(known.verification),
+        verified_by=known.verified_by,
+        missing_builder=known.missing_builder,
     )
 
 
-def release_message(release: Release, builds: Sequence[Build], *, whole: bool = True) -> releases_service_pb2.Release:
+def success_message(build: Build) -> builds_service_pb2.BuildSuccess:
+    """How an earlier build ended, for a builder that is about to do the same."""
+    return builds_service_pb2.BuildSuccess(
+        engine_digest=build.engine_digest,
+        engine_size_bytes=build.engine_size_bytes,
+        cache_key=build.cache_key,
+        report_json=build.report_json,
+        cached=True,
+        recipe=build.recipe,
+        precision=precision_message(build.precision),
+    )
+
+
+def release_message(shown: Shown, *, whole: bool = True) -> releases_service_pb2.Release:
     """A release; in lists without manifest, reports and logs."""
-    messages = [build_message(release, build) for build in builds]
+    release = shown.release
+    messages = [build_message(release, build, shown.known.get(build.id)) for build in shown.builds]
     if not whole:
         for message in messages:
             message.ClearField("log_tail")
@@ -284,6 +332,8 @@ def release_message(release: Release, builds: Sequence[Build], *, whole: bool = 
         reason=release.reason,
         create_time=timestamp(release.created),
         counter=release.counter,
+        margins=margins_message(release.margins),
+        calibration=release.calibration,
     )
 
 

@@ -37,10 +37,11 @@ from control_plane.events import note
 from control_plane.fleet import Fleet
 from control_plane.judging import Judge, Judging, Watch
 from control_plane.links import Desired, Links
+from control_plane.proving import proof_by
 from control_plane.requests import Asked, earlier
 from control_plane.rollout_making import make
 from control_plane.signing import Signer
-from control_plane.store.port import Reading, Store
+from control_plane.store.port import Reading, Store, Writing
 from maskfleet.clock import Clock
 from maskfleet.errors import NotFoundError
 from maskfleet.logs import get_logger
@@ -118,10 +119,20 @@ class Controller:
                 if (done := await earlier(tx, asked)) is not None:
                     return done
                 now = self._clock.now()
-                rollout, members = await make(tx, release_id, selector, strategy, rollout_of=self._rollout_of, now=now)
+                rollout, members = await make(
+                    tx,
+                    release_id,
+                    selector,
+                    strategy,
+                    rollout_of=self._rollout_of,
+                    online=self._fleet.online,
+                    now=now,
+                )
                 await tx.put(asked.done(rollout.id, now))
-                waves = f" in {rollout.waves} waves" if rollout.waves > 1 else ""
-                text = f"{rollout.release_id} for {len(members)} devices{waves}"
+                waves = len(rollout.strategy.asked_for)
+                text = f"{rollout.release_id} for {len(members)} devices{f' in {waves} waves' if waves > 1 else ''}"
+                if rollout.strategy.proves:
+                    text += f"; in wave 0 {rollout.strategy.waves[0].told()}"
                 await note(tx, "rollout.created", rollout.id, text, actor(), now=now)
             active = Active(rollout, members)
             self._take(active)
@@ -293,7 +304,7 @@ class Controller:
                             left = expire(member, active.away_for(member.device_id), limit)
                             moved = left if left is not member else member.moved(MemberEvent.ASSIGN)
                             change.members[member.device_id] = moved
-                    change.notes.append(("rollout.moved", f"wave {action.wave + 1} of {active.rollout.waves} opens"))
+                    change.notes.append(("rollout.moved", f"{active.rollout.named(action.wave)} opens"))
                 case Recall():
                     for member in active.members.values():
                         if (member.state, action.event) in MEMBER_TABLE:
@@ -313,6 +324,8 @@ class Controller:
                     change.assignments.append(assignment)
                     if member.state in _ON_THE_WAY:
                         change.members[device_id] = dataclasses.replace(member, generation=assignment.generation)
+                if member.state is MemberState.COMMITTED:
+                    await self._proved(tx, member, rollout.release_id)
                 if member.state in _TOLD:
                     text = f"{member.device_name} {member.state.value}: {member.detail}"
                     change.notes.append(("member.moved", text))
@@ -338,6 +351,21 @@ class Controller:
                 if desired is not None:
                     self._links.want(assignment.device_id, desired)
         self._changes.touch(rollout.id)
+
+    async def _proved(self, tx: Writing, member: Member, release_id: str) -> None:
+        """A device committed: where it is the first with that engine, this is its proof."""
+        proof = await proof_by(
+            tx,
+            await self._assigning.release(tx, release_id),
+            member.device_id,
+            self._fleet.report(member.device_id),
+            now=self._clock.now(),
+        )
+        if proof is not None:
+            await tx.put(proof)
+            text = f"{proof.device_name} has tested the engine of {release_id} for {proof.target} and committed it"
+            await note(tx, "engine.proven", release_id, text, proof.device_id, now=proof.proven)
+            self._log.info("engine proven", release=release_id, target=proof.target, device=proof.device_id)
 
     async def get(self, rollout_id: str) -> tuple[Rollout, list[Member]]:
         """A rollout and its devices by wave and name, with what they do just now.

@@ -15,7 +15,7 @@ from typing import Protocol
 from control_plane import evidence
 from control_plane.domain.judge import Decision, Evidence, Verdict, evaluate
 from control_plane.domain.rollout import Member, Rollout
-from control_plane.domain.strategy import JudgePolicy
+from control_plane.domain.strategy import JudgeKind, JudgePolicy
 from control_plane.fleet import Fleet
 from control_plane.store.port import Reading, Store
 from maskfleet.clock import Clock
@@ -95,4 +95,6 @@ class Judging:
         except Exception as error:  # noqa: BLE001  # fails closed: whatever it is, the rollout is held
             return Decision(Verdict.ERROR, (f"the evidence cannot be read: {type(error).__name__}: {error}",))
         policy = rollout.strategy.judge
+        if rollout.proving:  # hard limits and silence: there is nothing yet to compare with
+            policy = dataclasses.replace(policy, kind=JudgeKind.NONE)
         return await asyncio.to_thread(self._judge.evaluate, policy, found, now, soaked=rollout.soaked)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from control_plane.artifacts import Artifacts
 from control_plane.auth import actor
-from control_plane.builds import find_model
 from control_plane.domain.release import Model
 from control_plane.events import note
 from control_plane.registry import Registry, inspect
+from control_plane.release_making import find_model
 from control_plane.requests import Asked, earlier
 from control_plane.store.port import Store
 from maskfleet.clock import Clock

@@ -23,14 +23,14 @@ _SPANS = ("silence_after", "patience")
 
 
 def strategy_from(message: strategy_pb2.RolloutStrategy) -> Strategy:
-    """A strategy, complete and checked.
+    """A strategy, complete and checked. A wave 0, as in one that the plane told, is left out: it is made anew.
 
     Raises:
         InvalidInputError: it makes no sense, and where.
     """
     waves = tuple(
         WaveSpec(_share(wave.share), _span(wave.soak, f"the soak of wave {number}"))
-        for number, wave in enumerate(message.waves, start=1)
+        for number, wave in enumerate((w for w in message.waves if not w.proves), start=1)
     )
     return check(
         Strategy(
@@ -72,7 +72,10 @@ def strategy_message(strategy: Strategy) -> strategy_pb2.RolloutStrategy:
     judge = strategy.judge
     kind = next(number for number, kind in _JUDGES.items() if kind is judge.kind)
     return strategy_pb2.RolloutStrategy(
-        waves=[strategy_pb2.WaveSpec(share=_share_message(w.share), soak=_duration(w.soak)) for w in strategy.waves],
+        waves=[
+            strategy_pb2.WaveSpec(share=_share_message(w.share), soak=_duration(w.soak), proves=w.proves)
+            for w in strategy.waves
+        ],
         control_holdout=_share_message(strategy.control_holdout) if strategy.control_holdout is not None else None,
         strata=strategy.strata,
         seed=strategy.seed,

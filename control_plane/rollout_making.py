@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from control_plane.assigning import ready_release
-from control_plane.domain.cohort import draw
+from control_plane.domain.cohort import draw, prove_first
 from control_plane.domain.device import Assignment, Device
 from control_plane.domain.release import Release
 from control_plane.domain.rollout import Member, Rollout, RolloutState
 from control_plane.domain.selector import Selector
 from control_plane.domain.strategy import MAX_SEED, Strategy
+from control_plane.proving import unproven
 from control_plane.store.port import Writing
 from maskfleet.errors import NoEngineError, NoMatchError, RolloutConflictError
 
@@ -27,6 +28,7 @@ async def make(
     strategy: Strategy,
     *,
     rollout_of: Mapping[str, str],
+    online: Callable[[str], bool],
     now: datetime,
 ) -> tuple[Rollout, list[Member]]:
     """A new rollout with its devices, written down.
@@ -37,6 +39,7 @@ async def make(
         selector: which devices, as it was written.
         strategy: how to go about it, checked; a seed is drawn where it has none.
         rollout_of: rollouts that have not ended, by device.
+        online: whether a device is there.
         now: by the plane's clock.
 
     Raises:
@@ -56,6 +59,9 @@ async def make(
     if not strategy.seed:
         strategy = dataclasses.replace(strategy, seed=1 + secrets.randbelow(MAX_SEED))
     places = draw(strategy, {device_id: attributes for device_id, (_, attributes) in devices.items()})
+    named = {device_id: device.name for device_id, (device, _) in devices.items()}
+    runs = await unproven(tx, release, [device for device, _ in devices.values()])
+    strategy, places = prove_first(strategy, places, runs, named, {d for d in devices if online(d)})
     number = await tx.next_number("rollout")
     rollout = Rollout(
         f"ro-{number}", number, release.id, release.manifest_digest, selector, RolloutState.PENDING, now, strategy

@@ -1,13 +1,15 @@
-"""Between wire messages and the ground floor's values: policies, facts.
+"""Between wire messages and the ground floor's values: policies, margins, number formats.
 
 Only modules named ``codec`` see both.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from typing import Any, TypeVar
 
+from maskfleet.gate import Margins, checked
 from maskfleet.policy import FailClosed, MaskPolicy, Shape, Style
 from maskfleet.v1 import builds_pb2, policy_pb2
 
@@ -25,7 +27,10 @@ PRECISIONS = {
     builds_pb2.PRECISION_FP32: "fp32",
     builds_pb2.PRECISION_FP16: "fp16",
     builds_pb2.PRECISION_INT8: "int8",
+    builds_pb2.PRECISION_AUTO: "auto",
 }
+"""Number formats by name; ``auto`` can be asked for, and no engine has it."""
+
 _NUMBERS = ("strength", "margin", "min_confidence", "nms_iou", "coast_frames", "track_iou")
 _E = TypeVar("_E", bound=enum.Enum)
 
@@ -65,6 +70,22 @@ def changes_message(changes: dict[str, Any]) -> policy_pb2.MaskPolicy:
         else:
             setattr(message, name, value)
     return message
+
+
+def margins_from(message: builds_pb2.GateMargins) -> Margins:
+    """Complete margins: what the message leaves out has its default.
+
+    Raises:
+        InvalidInputError: one is out of range; the message names it.
+    """
+    said = {field.name: round(value, 6) for field, value in message.ListFields()}  # float32 on the wire
+    known = {field.name for field in dataclasses.fields(Margins)}
+    return checked(Margins(**{name: value for name, value in said.items() if name in known}))
+
+
+def margins_message(margins: Margins) -> builds_pb2.GateMargins:
+    """Complete margins as a message."""
+    return builds_pb2.GateMargins(**dataclasses.asdict(margins))
 
 
 def _key(table: dict[Any, _E], value: _E) -> Any:

@@ -53,6 +53,23 @@ def check_name(kind: str, name: str) -> str:
     return name
 
 
+def check_versioned(kind: str, name: str) -> str:
+    """The name with its version, as ``street/2``, if both parts are names.
+
+    Raises:
+        InvalidInputError: one is not.
+    """
+    base, _, version = name.partition("/")
+    try:
+        check_name(kind, base)
+        check_name(kind, version)
+    except InvalidInputError:
+        raise InvalidInputError(
+            f"{name!r} names no {kind} with its version", remedy="give name/version, as street/2"
+        ) from None
+    return name
+
+
 def device_id(public_key: bytes) -> str:
     """A device's id: ``d-`` and the first 20 hexadecimal digits of the SHA-256 of its public key."""
     return "d-" + hashlib.sha256(public_key).hexdigest()[:20]

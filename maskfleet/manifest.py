@@ -147,7 +147,7 @@ class EngineEntry:
         size_bytes: its size.
         backend: the runtime, as ``onnxruntime`` or ``tensorrt-rtx``.
         runtime_version: the version that it was built with.
-        precision: ``fp32`` or ``fp16``.
+        precision: of the engine: ``fp32``, ``fp16`` or ``int8``, never ``auto``.
         verified_on: ``engine`` where the engine itself passed the gate, ``prepared-onnx`` where only the model that it
             is built from could be run.
     """

@@ -21,31 +21,10 @@ from typing import Any
 
 from maskfleet.decoding import decoder_spec
 from maskfleet.errors import InvalidInputError
+from maskfleet.gate import Margins
 from maskfleet.ids import check_digest
 from maskfleet.policy import MaskPolicy
 from maskfleet.targets import target
-
-
-@dataclasses.dataclass(frozen=True)
-class Margins:
-    """How far an engine may be from its model.
-
-    Attributes:
-        min_cosine: least cosine between an output and the fp32 model's, over the whole evaluation set.
-        max_error: largest difference of one value, as a share of the largest value in the fp32 model's output; wide,
-            as one cell in the background may be off without any face moving.
-        min_recall: least share of the fp32 model's detections that are found again.
-        max_extra: most detections that the fp32 model does not have, as a share of those that it has.
-        match_iou: intersection over union from which two boxes are the same face.
-        min_mean_iou: least mean intersection over union of the boxes that are the same.
-    """
-
-    min_cosine: float = 0.995
-    max_error: float = 0.25
-    min_recall: float = 0.98
-    max_extra: float = 0.05
-    match_iou: float = 0.5
-    min_mean_iou: float = 0.9
 
 
 @dataclasses.dataclass(frozen=True)

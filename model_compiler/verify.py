@@ -26,8 +26,8 @@ from edge_agent.masking.detections import iou_matrix
 from edge_agent.masking.detector import Detector
 from maskfleet.decoding import DecoderSpec
 from maskfleet.errors import EngineError, GateRefusedError
+from maskfleet.gate import Margins
 from model_compiler.evaluation import EvaluationFrame
-from model_compiler.spec import Margins
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,9 @@ How it is drawn
 3. The first devices of the queue are held out as control. Of the others a queue is made in the same way, and the waves
    are cut from it. The control devices move with the last wave.
 
+4. Where an engine has not run on any device of its target yet, :func:`prove_first` takes one device of that target to
+   the front: the first of the queue, one that is there if any is, and none of the control devices if it can be helped.
+
 Same seed and same devices, same draw. A wave that would bring no device is refused.
 
 >>> draw(strategy, {"d-1": {"site": {"berlin"}}, "d-2": {"site": {"paris"}}})["d-1"]
@@ -21,9 +24,9 @@ import dataclasses
 import enum
 import heapq
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 
-from control_plane.domain.strategy import Strategy
+from control_plane.domain.strategy import Share, Strategy, WaveSpec
 from maskfleet.errors import InvalidInputError
 
 Attributes = Mapping[str, Collection[str]]
@@ -71,7 +74,7 @@ def draw(strategy: Strategy, devices: Mapping[str, Attributes]) -> dict[str, Pla
             f"a control holdout of {strategy.control_holdout} leaves none of {_devices(total)} to try the release on",
             remedy="hold fewer devices out, or choose more devices",
         )
-    control = set(_fair(shuffled, strata)[:held])
+    control = dict.fromkeys(_fair(shuffled, strata)[:held])  # in the order of the draw
     queue = _fair([d for d in shuffled if d not in control], strata)
     last = len(strategy.waves) - 1
     places = {d: Place(last, Cohort.CONTROL, strata[d]) for d in control}
@@ -80,6 +83,39 @@ def draw(strategy: Strategy, devices: Mapping[str, Attributes]) -> dict[str, Pla
         places |= {d: Place(wave, Cohort.CANARY, strata[d]) for d in queue[start:end]}
         start = end
     return places
+
+
+def prove_first(
+    strategy: Strategy,
+    places: Mapping[str, Place],
+    runs: Mapping[str, str],
+    names: Mapping[str, str],
+    online: Container[str],
+) -> tuple[Strategy, dict[str, Place]]:
+    """A strategy with a wave 0 in front, and the places that come of it: one device for each unproven engine.
+
+    Args:
+        strategy: as it was asked for.
+        places: as they were drawn for it.
+        runs: targets whose engines no device has run yet, by the devices that would run them; may be empty.
+        names: of the devices.
+        online: devices that are there.
+    """
+    if not runs:
+        return strategy, dict(places)
+    rank = {device_id: number for number, device_id in enumerate(places)}
+
+    def suits(device_id: str) -> tuple[bool, bool, int, int]:
+        place = places[device_id]
+        return place.cohort is Cohort.CONTROL, device_id not in online, place.wave, rank[device_id]
+
+    provers = {
+        target: min((d for d in places if runs.get(d) == target), key=suits) for target in sorted(set(runs.values()))
+    }
+    wave = WaveSpec(Share(count=len(provers)), proves={target: names[d] for target, d in provers.items()})
+    moved = {d: dataclasses.replace(place, wave=place.wave + 1) for d, place in places.items()}
+    moved |= {d: Place(0, Cohort.CANARY, places[d].stratum) for d in provers.values()}
+    return dataclasses.replace(strategy, waves=(wave, *strategy.waves)), moved
 
 
 def _ends(strategy: Strategy, total: int, held: int) -> list[int]:

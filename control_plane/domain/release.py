@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from maskfleet.errors import PreconditionError
+from maskfleet.gate import Margins
+from maskfleet.manifest import VerifiedOn
 from maskfleet.policy import MaskPolicy
 
 MAX_ATTEMPTS = 3
@@ -123,7 +125,7 @@ class Release:
         model_version: in the registry.
         model_digest: of the ONNX file.
         decoder: how its outputs are read.
-        precision: ``fp32`` or ``fp16``.
+        precision: ``fp32``, ``fp16``, ``int8``, or ``auto`` for the fastest of them that passes the gate.
         input_width: of its engines, pixels.
         input_height: of its engines, pixels.
         policy: complete.
@@ -132,6 +134,10 @@ class Release:
         reason: why it failed.
         manifest: the signed manifest's envelope; empty until READY.
         manifest_digest: digest of its payload; empty until READY.
+        margins: of the gate, complete.
+        calibration: folder of pictures from which ranges for 8 bits are learnt; empty for the compiler's own.
+        workspace_mb: scratch memory that TensorRT may plan with, in MiB; 0 for all that there is.
+        logged: what its builds found is in the model registry, at the model that it is of.
     """
 
     id: str
@@ -150,6 +156,10 @@ class Release:
     reason: str = ""
     manifest: bytes = b""
     manifest_digest: str = ""
+    margins: Margins = Margins()
+    calibration: str = ""
+    workspace_mb: int = 0
+    logged: bool = False
 
     def moved(self, event: ReleaseEvent, *, reason: str = "") -> Release:
         """The release after an event.
@@ -173,6 +183,9 @@ class Build:
         number: orders all builds; the oldest is leased first.
         lease_id: of the last lease, also after its end; empty before the first.
         lease_until: when that lease ends.
+        precision: the number format of the engine; empty until it is built.
+        cache_key: over what the engine is made of.
+        recipe: over what went in before anything was computed.
     """
 
     id: str
@@ -194,6 +207,8 @@ class Build:
     cached: bool = False
     ended: datetime | None = None
     log_tail: str = ""
+    precision: str = ""
+    recipe: str = ""
 
     def moved(self, event: BuildEvent, **fields: object) -> Build:
         """The build after an event, with other fields changed.
@@ -205,6 +220,66 @@ class Build:
         if state is None:
             raise PreconditionError(f"build {self.id} is {self.state.value}", remedy="drop the work and lease another")
         return dataclasses.replace(self, state=state, **fields)  # type: ignore[arg-type]  # checked by the dataclass
+
+
+class Verification(enum.Enum):
+    """What is known of an engine beyond its build. Names are those of the wire."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    ON_BUILDER = "ON_BUILDER"
+    UNVERIFIED_ON_HARDWARE = "UNVERIFIED_ON_HARDWARE"
+    ON_DEVICE = "ON_DEVICE"
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineProof:
+    """An engine that a device of its target has tested on golden frames and committed, the first one.
+
+    Attributes:
+        engine_digest: of which engine.
+        target: that it is for.
+        device_id: which device.
+        device_name: its name, for people.
+        release_id: with which it came.
+        proven: when, by the plane's clock.
+    """
+
+    engine_digest: str
+    target: str
+    device_id: str
+    device_name: str
+    release_id: str
+    proven: datetime
+
+
+def verification(engine_digest: str, verified_on: VerifiedOn | None, proof: EngineProof | None) -> Verification:
+    """What is known of an engine.
+
+    Args:
+        engine_digest: empty where it is not built yet.
+        verified_on: what passed the gate on the builder; None where nobody knows.
+        proof: by a device; None for none.
+    """
+    if not engine_digest:
+        return Verification.UNSPECIFIED
+    if verified_on is VerifiedOn.ENGINE:
+        return Verification.ON_BUILDER
+    return Verification.UNVERIFIED_ON_HARDWARE if proof is None else Verification.ON_DEVICE
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What is known of a build beyond its record.
+
+    Attributes:
+        verification: of its engine.
+        verified_by: the device that tested it; empty for none.
+        missing_builder: which builder it waits for in vain, in a sentence; empty where one is there.
+    """
+
+    verification: Verification = Verification.UNSPECIFIED
+    verified_by: str = ""
+    missing_builder: str = ""
 
 
 def lease(build: Build, *, lease_id: str, builder_id: str, now: datetime) -> Build:

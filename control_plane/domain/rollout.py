@@ -6,6 +6,9 @@ Rules
 - What is wanted of a device follows from where it stands (:func:`wanted_release`): the new release while it updates and
   once it has committed, its baseline in every other state. So a device that refuses a release is sent back to what it
   ran before, and so is one that is recalled, rolled back, or left behind.
+- A rollout that *proves* has a wave 0 in front: one device for each engine that has not run on any device of its target
+  yet. It is looked at for hard limits and silence whatever the judge is, and nothing else opens before all of it has
+  committed.
 - A device that is offline stays UPDATING and catches up when it returns, unless the strategy's ``expire_after`` leaves
   it behind. On the way back it is not waited for longer than :data:`RECALL_PATIENCE`: what is wanted of it is written
   down, and it goes back when it returns.
@@ -55,6 +58,7 @@ class RolloutEvent(enum.Enum):
 
     START = "its first wave opens"
     SETTLE = "the wave's devices have settled"
+    PROVE = "its engines are proved, wave 1 opens"
     PASS = "the judge passes the wave, the next one opens"  # noqa: S105  # no password
     ALL_COMMITTED = "every device committed"
     SOME_FAILED = "every device settled, not all committed"
@@ -71,6 +75,7 @@ _S, _E = RolloutState, RolloutEvent
 ROLLOUT_TABLE: dict[tuple[RolloutState, RolloutEvent], RolloutState] = {
     (_S.PENDING, _E.START): _S.PROGRESSING,
     (_S.PENDING, _E.ABORT): _S.ABORTING,
+    (_S.PROGRESSING, _E.PROVE): _S.PROGRESSING,
     (_S.PROGRESSING, _E.SETTLE): _S.SOAKING,
     (_S.PROGRESSING, _E.ALL_COMMITTED): _S.SUCCEEDED,
     (_S.PROGRESSING, _E.SOME_FAILED): _S.FAILED,
@@ -212,9 +217,22 @@ class Rollout:
         return self.state is RolloutState.SOAKING and self.watched >= self.soak
 
     @property
+    def proving(self) -> bool:
+        """The wave that is open is the wave 0, in which engines run on a device of their target for the first time."""
+        return self.wave == 0 and self.strategy.proves
+
+    @property
     def looked_at(self) -> bool:
         """The judge looks at it now."""
-        return self.strategy.judged and self.state in WATCHED and self.wave >= 0
+        return (self.strategy.judged or self.proving) and self.state in WATCHED and self.wave >= 0
+
+    def named(self, wave: int) -> str:
+        """A wave for people, as ``wave 2 of 3``; ``wave 0 of 3`` is the one that proves.
+
+        Args:
+            wave: counts from 0.
+        """
+        return f"{self.strategy.numbered(wave)} of {len(self.strategy.asked_for)}"
 
     def moved(self, event: RolloutEvent, *, reason: str, now: datetime) -> Rollout:
         """The rollout after an event.

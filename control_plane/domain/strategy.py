@@ -5,6 +5,8 @@ Rules
   Shares are of the devices that the holdout leaves.
 - The last wave is everybody: 100 %, or a number that :func:`control_plane.domain.cohort.draw` finds to be all of them.
   The devices held out as control move with it.
+- In front of them may be a wave 0, which nobody asks for: :func:`control_plane.domain.cohort.prove_first` puts it there
+  where an engine has not run on any device of its target yet. It is named by :meth:`Strategy.numbered`.
 - What is not said is filled in by the values here, so that a stored strategy is complete.
 
 >>> Share(percent=10).of(25)
@@ -17,6 +19,7 @@ import dataclasses
 import enum
 import itertools
 import math
+from collections.abc import Mapping
 from datetime import timedelta
 
 from maskfleet.errors import InvalidInputError
@@ -68,10 +71,16 @@ class WaveSpec:
     Attributes:
         share: how many devices run the release once the wave is through.
         soak: how long it is watched after its last device has settled.
+        proves: of a wave 0: names of the devices that prove an engine each, by its target; empty for any other wave.
     """
 
     share: Share
     soak: timedelta = timedelta(0)
+    proves: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def told(self) -> str:
+        """What a wave 0 is for, in words."""
+        return ", ".join(f"{target} is proved on {name}" for target, name in self.proves.items())
 
 
 class JudgeKind(enum.Enum):
@@ -125,9 +134,28 @@ class Strategy:
     expire_after: timedelta | None = None
 
     @property
+    def proves(self) -> bool:
+        """Its first wave is a wave 0."""
+        return bool(self.waves and self.waves[0].proves)
+
+    @property
+    def asked_for(self) -> tuple[WaveSpec, ...]:
+        """Its waves without the wave 0."""
+        return self.waves[1:] if self.proves else self.waves
+
+    @property
     def judged(self) -> bool:
         """It has more to it than one wave that is neither watched nor judged: it rolls back by itself."""
-        return len(self.waves) > 1 or self.judge.kind is not JudgeKind.NONE or self.waves[0].soak > timedelta(0)
+        waves = self.asked_for
+        return len(waves) > 1 or self.judge.kind is not JudgeKind.NONE or waves[0].soak > timedelta(0)
+
+    def numbered(self, wave: int) -> str:
+        """A wave for people, as ``wave 2``: from 1, and 0 for the one that proves.
+
+        Args:
+            wave: counts from 0.
+        """
+        return f"wave {wave if self.proves else wave + 1}"
 
 
 def check(strategy: Strategy) -> Strategy:

@@ -5,6 +5,9 @@ Rules
   and passed. A rollout of one wave without soak and judge ends as soon as its devices have settled.
 - A device that refuses the release, and any other hard limit, takes a judged rollout back at once, from every state in
   which devices may have the release. Other harm is acted on at the end of the soak.
+- A wave 0 proves engines that no device of their target has run yet: once every device of it has committed, wave 1
+  opens, without a soak. A device there that refuses takes any rollout back; one that is left behind proves nothing, and
+  the rollout is held. Promoting does not skip it.
 - Where the judge cannot tell, the wave is watched for longer; after the judge's patience, and where the judge itself
   failed, the rollout is held for an operator.
 - Promoting opens every wave that is left, at once and without a soak. Hard limits still hold.
@@ -77,7 +80,8 @@ def decide(rollout: Rollout, tally: Tally, decision: Decision | None) -> list[Ac
         return [Move(RolloutEvent.HARM, harm)]
     match rollout.state:
         case RolloutState.PENDING:
-            return [Move(RolloutEvent.START, f"wave 1 of {rollout.waves} is under way"), OpenWave(0)]
+            told = f": {rollout.strategy.waves[0].told()}" if rollout.strategy.proves else " is under way"
+            return [Move(RolloutEvent.START, f"{rollout.named(0)}{told}"), OpenWave(0)]
         case RolloutState.PROGRESSING:
             return _progress(rollout, tally, decision)
         case RolloutState.SOAKING:
@@ -99,6 +103,8 @@ def _harm(rollout: Rollout, tally: Tally, decision: Decision | None) -> str:
 
 def _progress(rollout: Rollout, tally: Tally, decision: Decision | None) -> list[Action]:
     judged = rollout.strategy.judged and not rollout.promoted
+    if rollout.proving:
+        return _prove(rollout, tally, decision)
     if judged and decision is not None and decision.verdict is Verdict.ERROR:
         return [Move(RolloutEvent.HOLD, _first(decision))]
     if rollout.promoted and rollout.wave + 1 < rollout.waves:
@@ -107,10 +113,25 @@ def _progress(rollout: Rollout, tally: Tally, decision: Decision | None) -> list
     if waiting:
         return []
     if judged:
-        return [Move(RolloutEvent.SETTLE, f"wave {rollout.wave + 1} of {rollout.waves} has settled and is watched")]
+        return [Move(RolloutEvent.SETTLE, f"{rollout.named(rollout.wave)} has settled and is watched")]
     if rollout.wave + 1 < rollout.waves:
         return [OpenWave(rollout.wave + 1)]
     return [_end(rollout, tally)]
+
+
+def _prove(rollout: Rollout, tally: Tally, decision: Decision | None) -> list[Action]:
+    if decision is not None and decision.verdict is Verdict.ERROR:
+        return [Move(RolloutEvent.HOLD, _first(decision))]
+    mine = {state for (wave, state), n in tally.items() if wave == 0 and n}
+    if mine <= {MemberState.COMMITTED}:
+        told = rollout.strategy.waves[0].told().replace(" is proved on ", " has been proved on ")
+        return [Move(RolloutEvent.PROVE, f"{told}; {rollout.named(1)} is under way"), OpenWave(1)]
+    if mine <= SETTLED:
+        reason = f"{rollout.named(0)} proved nothing: a device of it was offline for too long"
+        return [
+            Move(RolloutEvent.HOLD, f"{reason}; abort the rollout, and start another for another device to prove it")
+        ]
+    return []
 
 
 def _watch(rollout: Rollout, tally: Tally, decision: Decision | None) -> list[Action]:
@@ -120,7 +141,8 @@ def _watch(rollout: Rollout, tally: Tally, decision: Decision | None) -> list[Ac
         return [Move(RolloutEvent.HOLD, _first(decision))]
     if decision.verdict is Verdict.PASS and rollout.soaked:
         if rollout.wave + 1 < rollout.waves:
-            reason = f"wave {rollout.wave + 1} passed; wave {rollout.wave + 2} of {rollout.waves} is under way"
+            passed, following = rollout.strategy.numbered(rollout.wave), rollout.named(rollout.wave + 1)
+            reason = f"{passed} passed; {following} is under way"
             return [Move(RolloutEvent.PASS, reason), OpenWave(rollout.wave + 1)]
         end = _end(rollout, tally)
         return [end if end.event is RolloutEvent.ALL_COMMITTED else Move(RolloutEvent.HOLD, end.reason)]

@@ -7,8 +7,9 @@ from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
-from control_plane.builds import BuildQueue, Failure, Success
-from control_plane.codec import build_message, span
+from control_plane.build_results import Failure, Success
+from control_plane.builds import BuildQueue
+from control_plane.codec import build_message, builder_from, precision_from, span, success_message
 from control_plane.domain.release import LEASE_TTL
 from maskfleet.errors import InvalidInputError
 from maskfleet.v1 import builds_service_pb2 as wire
@@ -22,8 +23,7 @@ class BuildsServicer(builds_service_pb2_grpc.BuildsServiceServicer):
         self._queue = queue
 
     async def LeaseBuild(self, request: wire.LeaseBuildRequest, context: Any) -> wire.LeaseBuildResponse:
-        builder = request.builder
-        found = await self._queue.lease(builder.builder_id, frozenset(builder.targets), span(request.wait))
+        found = await self._queue.lease(builder_from(request.builder), span(request.wait))
         if found is None:
             return wire.LeaseBuildResponse()
         release, build = found
@@ -35,13 +35,18 @@ class BuildsServicer(builds_service_pb2_grpc.BuildsServiceServicer):
         cancel = await self._queue.heartbeat(request.lease_id, request.phase, request.progress)
         return wire.HeartbeatBuildResponse(cancel=cancel)
 
+    async def FindEngine(self, request: wire.FindEngineRequest, context: Any) -> wire.FindEngineResponse:
+        build = await self._queue.find_engine(request.lease_id, request.recipe, request.cache_key)
+        return wire.FindEngineResponse(success=success_message(build) if build is not None else None)
+
     async def CompleteBuild(self, request: wire.CompleteBuildRequest, context: Any) -> wire.CompleteBuildResponse:
         match request.WhichOneof("result"):
             case "success":
                 s = request.success
                 result: Success | Failure = Success(
-                    s.engine_digest, s.engine_size_bytes, s.cache_key, s.report_json, s.cached
-                )
+                    s.engine_digest, s.engine_size_bytes, s.cache_key, s.report_json, s.cached, s.recipe,
+                    precision=precision_from(s.precision) if s.precision else "",
+                )  # fmt: skip
             case "failure":
                 f = request.failure
                 result = Failure(f.kind, f.reason, f.retryable)

@@ -23,7 +23,7 @@ from control_plane.domain.device import Assignment, Device, JoinToken
 from control_plane.domain.event import Event
 from control_plane.domain.health import StoredWindow, WindowMark
 from control_plane.domain.judge.decision import DecisionRecord
-from control_plane.domain.release import Build, Model, Release
+from control_plane.domain.release import Build, EngineProof, Model, Release, ReleaseState
 from control_plane.domain.rollout import Member, Rollout
 
 R = TypeVar("R")
@@ -98,7 +98,10 @@ KINDS: dict[type, Kind] = {
         "releases",
         lambda r: r.id,
         lambda r: r.counter,
-        {"state": lambda r: r.state.value},
+        {
+            "state": lambda r: r.state.value,
+            "unlogged": lambda r: 1 if r.state is ReleaseState.READY and not r.logged else None,
+        },
         topics=lambda r: (r.id, BUILDS_TOPIC),
     ),
     Build: Kind(
@@ -110,7 +113,15 @@ KINDS: dict[type, Kind] = {
             "state": lambda r: r.state.value,
             "target": lambda r: r.target,
             "lease_id": lambda r: r.lease_id or None,
+            "recipe": lambda r: r.recipe or None,
+            "cache_key": lambda r: r.cache_key or None,
         },
+        topics=lambda r: (r.release_id, BUILDS_TOPIC),
+    ),
+    EngineProof: Kind(
+        "engine_proofs",
+        lambda r: r.engine_digest,
+        lambda r: r.engine_digest,
         topics=lambda r: (r.release_id, BUILDS_TOPIC),
     ),
     Rollout: Kind(

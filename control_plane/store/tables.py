@@ -64,6 +64,7 @@ class Models(Numbered, table=True):
 class Releases(Numbered, table=True):
     __tablename__ = "releases"
     state: str = Field(index=True)
+    unlogged: int | None = Field(index=True)
 
 
 class Builds(Numbered, table=True):
@@ -72,6 +73,12 @@ class Builds(Numbered, table=True):
     state: str = Field(index=True)
     target: str
     lease_id: str | None = Field(index=True)
+    recipe: str | None = Field(index=True)
+    cache_key: str | None = Field(index=True)
+
+
+class EngineProofs(Named, table=True):
+    __tablename__ = "engine_proofs"
 
 
 class Rollouts(Numbered, table=True):

@@ -212,7 +212,9 @@ class Rollout(_message.Message):
     reason: _builtins.str
     """Why it is where it is, in a sentence."""
     wave: _builtins.int
-    """The wave that is open, from 0; -1 before the first."""
+    """The wave that is open, from 0 as in the strategy; -1 before the first. For people waves are numbered from 1, and
+    from 0 where the strategy's first one proves engines.
+    """
     waves: _builtins.int
     """How many waves there are."""
     device_count: _builtins.int

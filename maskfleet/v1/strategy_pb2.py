@@ -25,21 +25,25 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmaskfleet/v1/strategy.proto\x12\x0cmaskfleet.v1\x1a\x1egoogle/protobuf/duration.proto\"3\n\x05Share\x12\x0f\n\x05\x63ount\x18\x01 \x01(\rH\x00\x12\x11\n\x07percent\x18\x02 \x01(\x01H\x00\x42\x06\n\x04kind\"W\n\x08WaveSpec\x12\"\n\x05share\x18\x01 \x01(\x0b\x32\x13.maskfleet.v1.Share\x12\'\n\x04soak\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd7\x02\n\x0bJudgePolicy\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.maskfleet.v1.JudgeKind\x12\x1f\n\x12max_error_increase\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rmax_p95_ratio\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nmin_frames\x18\x04 \x01(\rH\x02\x88\x01\x01\x12\x30\n\rsilence_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x11\x63rash_loop_starts\x18\x06 \x01(\rH\x03\x88\x01\x01\x12+\n\x08patience\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x15\n\x13_max_error_increaseB\x10\n\x0e_max_p95_ratioB\r\n\x0b_min_framesB\x14\n\x12_crash_loop_starts\"\xdf\x01\n\x0fRolloutStrategy\x12%\n\x05waves\x18\x01 \x03(\x0b\x32\x16.maskfleet.v1.WaveSpec\x12,\n\x0f\x63ontrol_holdout\x18\x02 \x01(\x0b\x32\x13.maskfleet.v1.Share\x12\x0e\n\x06strata\x18\x03 \x03(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12(\n\x05judge\x18\x05 \x01(\x0b\x32\x19.maskfleet.v1.JudgePolicy\x12/\n\x0c\x65xpire_after\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration*W\n\tJudgeKind\x12\x1a\n\x16JUDGE_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fJUDGE_KIND_NONE\x10\x01\x12\x19\n\x15JUDGE_KIND_THRESHOLDS\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmaskfleet/v1/strategy.proto\x12\x0cmaskfleet.v1\x1a\x1egoogle/protobuf/duration.proto\"3\n\x05Share\x12\x0f\n\x05\x63ount\x18\x01 \x01(\rH\x00\x12\x11\n\x07percent\x18\x02 \x01(\x01H\x00\x42\x06\n\x04kind\"\xba\x01\n\x08WaveSpec\x12\"\n\x05share\x18\x01 \x01(\x0b\x32\x13.maskfleet.v1.Share\x12\'\n\x04soak\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x06proves\x18\x03 \x03(\x0b\x32\".maskfleet.v1.WaveSpec.ProvesEntry\x1a-\n\x0bProvesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd7\x02\n\x0bJudgePolicy\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.maskfleet.v1.JudgeKind\x12\x1f\n\x12max_error_increase\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rmax_p95_ratio\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nmin_frames\x18\x04 \x01(\rH\x02\x88\x01\x01\x12\x30\n\rsilence_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x11\x63rash_loop_starts\x18\x06 \x01(\rH\x03\x88\x01\x01\x12+\n\x08patience\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x15\n\x13_max_error_increaseB\x10\n\x0e_max_p95_ratioB\r\n\x0b_min_framesB\x14\n\x12_crash_loop_starts\"\xdf\x01\n\x0fRolloutStrategy\x12%\n\x05waves\x18\x01 \x03(\x0b\x32\x16.maskfleet.v1.WaveSpec\x12,\n\x0f\x63ontrol_holdout\x18\x02 \x01(\x0b\x32\x13.maskfleet.v1.Share\x12\x0e\n\x06strata\x18\x03 \x03(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12(\n\x05judge\x18\x05 \x01(\x0b\x32\x19.maskfleet.v1.JudgePolicy\x12/\n\x0c\x65xpire_after\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration*W\n\tJudgeKind\x12\x1a\n\x16JUDGE_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fJUDGE_KIND_NONE\x10\x01\x12\x19\n\x15JUDGE_KIND_THRESHOLDS\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'maskfleet.v1.strategy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JUDGEKIND']._serialized_start=791
-  _globals['_JUDGEKIND']._serialized_end=878
+  _globals['_WAVESPEC_PROVESENTRY']._loaded_options = None
+  _globals['_WAVESPEC_PROVESENTRY']._serialized_options = b'8\001'
+  _globals['_JUDGEKIND']._serialized_start=891
+  _globals['_JUDGEKIND']._serialized_end=978
   _globals['_SHARE']._serialized_start=77
   _globals['_SHARE']._serialized_end=128
-  _globals['_WAVESPEC']._serialized_start=130
-  _globals['_WAVESPEC']._serialized_end=217
-  _globals['_JUDGEPOLICY']._serialized_start=220
-  _globals['_JUDGEPOLICY']._serialized_end=563
-  _globals['_ROLLOUTSTRATEGY']._serialized_start=566
-  _globals['_ROLLOUTSTRATEGY']._serialized_end=789
+  _globals['_WAVESPEC']._serialized_start=131
+  _globals['_WAVESPEC']._serialized_end=317
+  _globals['_WAVESPEC_PROVESENTRY']._serialized_start=272
+  _globals['_WAVESPEC_PROVESENTRY']._serialized_end=317
+  _globals['_JUDGEPOLICY']._serialized_start=320
+  _globals['_JUDGEPOLICY']._serialized_end=663
+  _globals['_ROLLOUTSTRATEGY']._serialized_start=666
+  _globals['_ROLLOUTSTRATEGY']._serialized_end=889
 # @@protoc_insertion_point(module_scope)

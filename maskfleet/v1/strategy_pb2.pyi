@@ -78,8 +78,29 @@ class WaveSpec(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ProvesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SHARE_FIELD_NUMBER: _builtins.int
     SOAK_FIELD_NUMBER: _builtins.int
+    PROVES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def share(self) -> Global___Share:
         """How many devices run the release once the wave is through, those of earlier waves included. Waves rise."""
@@ -88,15 +109,22 @@ class WaveSpec(_message.Message):
     def soak(self) -> _duration_pb2.Duration:
         """How long the wave is watched after its last device has settled."""
 
+    @_builtins.property
+    def proves(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Said by the plane only, of a wave 0 that it puts in front of the others: targets whose engines no device has run yet,
+        with the name of the device that is to commit each before anybody else gets it. Empty for an ordinary wave.
+        """
+
     def __init__(
         self,
         *,
         share: Global___Share | None = ...,
         soak: _duration_pb2.Duration | None = ...,
+        proves: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["share", b"share", "soak", b"soak"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["share", b"share", "soak", b"soak"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["proves", b"proves", "share", b"share", "soak", b"soak"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

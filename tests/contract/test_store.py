@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -14,7 +15,7 @@ from control_plane.domain.device import Assignment, Component, ComponentState, D
 from control_plane.domain.event import Event
 from control_plane.domain.health import Histogram, StoredWindow, Window, WindowMark
 from control_plane.domain.judge import DecisionRecord, Verdict
-from control_plane.domain.release import Build, BuildState, Model, Release, ReleaseState, Tensor
+from control_plane.domain.release import Build, BuildState, EngineProof, Model, Release, ReleaseState, Tensor
 from control_plane.domain.rollout import Member, MemberState, Rollout, RolloutState
 from control_plane.domain.strategy import JudgeKind, JudgePolicy, Share, Strategy, WaveSpec
 from control_plane.store.memory import MemoryStore
@@ -22,6 +23,7 @@ from control_plane.store.port import Store
 from control_plane.store.records import KINDS, Number, Request
 from control_plane.store.sql import SqlStore, sqlite_url
 from maskfleet.errors import AlreadyExistsError
+from maskfleet.gate import Margins
 from maskfleet.policy import MaskPolicy, Style
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc)
@@ -52,6 +54,7 @@ RELEASE = Release(
     id="r-1", counter=1, state=ReleaseState.READY, model_name="centerface", model_version=1,
     model_digest="sha256:" + "a" * 64, decoder="centerface", precision="fp32", input_width=640, input_height=352,
     policy=MaskPolicy(style=Style.SOLID), targets=("ort-cpu",), created=NOW, manifest=b"{}", manifest_digest="x",
+    margins=Margins(min_recall=0.5), calibration="street/2", workspace_mb=64, logged=True,
 )  # fmt: skip
 STRATEGY = Strategy(
     (WaveSpec(Share(count=1), timedelta(seconds=12)), WaveSpec(Share(percent=100.0))), Share(percent=12.5),
@@ -78,6 +81,7 @@ RECORDS = [
         (Tensor("input", "float32", ("N", "3", "H", "W")),), (), 640, 352, True, NOW, "a line",
     ),
     Build("b-1", 1, "r-1", "ort-cpu", BuildState.BUILDING, progress=0.5, lease_id="l-1", lease_until=NOW),
+    EngineProof("sha256:e", "rtx-turing", "d-a", "a", "r-1", NOW),
     ROLLOUT,
     Member("ro-1", "d-a", "a", "", 0, MemberState.UPDATING, 7, "", Cohort.CONTROL, "site=a", timedelta(seconds=1.5)),
     DecisionRecord(
@@ -146,6 +150,31 @@ async def test_records_are_found_and_counted_by_column(store: Store) -> None:
         assert await look.counts(Build, "state") == {"QUEUED": 2, "FAILED": 3}
         assert await look.counts(Build, "state", {"release_id": "r-9"}) == {}
         assert (await look.total(Build), await look.total(Device)) == (5, 0)
+
+
+async def test_a_build_is_found_again_by_what_went_into_it(store: Store) -> None:
+    def build(number: int, recipe: str, key: str, target: str = "ort-cpu") -> Build:
+        return Build(f"b-{number}", number, "r-1", target, BuildState.SUCCEEDED, recipe=recipe, cache_key=key)
+
+    async with store.writing() as tx:
+        await tx.put(RELEASE)
+        await tx.put(build(1, "a", "x"), build(2, "a", "y"), build(3, "a", "y", "openvino-cpu"), build(4, "", ""))
+    async with store.reading() as look:
+        where = {"recipe": "a", "target": "ort-cpu", "state": "SUCCEEDED"}
+        assert [b.id for b in await look.select(Build, where, descending=True, limit=5)] == ["b-2", "b-1"]
+        assert [b.id for b in await look.select(Build, {"cache_key": "y"})] == ["b-2", "b-3"]
+        assert [b.id for b in await look.select(Build, {"recipe": None})] == ["b-4"]
+
+
+async def test_releases_that_the_registry_has_not_heard_of_are_found(store: Store) -> None:
+    async with store.writing() as tx:
+        await tx.put(
+            RELEASE,
+            dataclasses.replace(RELEASE, id="r-2", counter=2, logged=False),
+            dataclasses.replace(RELEASE, id="r-3", counter=3, logged=False, state=ReleaseState.FAILED),
+        )
+    async with store.reading() as look:
+        assert [r.id for r in await look.select(Release, {"unlogged": 1})] == ["r-2"]
 
 
 async def test_two_devices_never_share_a_name(store: Store) -> None:

@@ -33,6 +33,7 @@ from maskfleet.ids import digest_bytes, fingerprint
 from maskfleet.protocol import VERSION
 from maskfleet.rpc.channel import connect_aio, metadata
 from maskfleet.rpc.status import from_rpc_error
+from maskfleet.targets import target
 from maskfleet.v1 import (
     artifacts_service_pb2,
     artifacts_service_pb2_grpc,
@@ -114,30 +115,48 @@ class Client:
         ]
         return await self.artifacts.UploadArtifact(iter(requests), timeout=WAIT_S, metadata=self.said)
 
-    async def build(self, *targets: str, engine: bytes = b"an engine") -> builds_pb2.Build:
+    async def lease(
+        self, *targets: str, builder_id: str = "host/1", **facts: Any
+    ) -> builds_service_pb2.LeaseBuildResponse:
+        """Asks for work, as a builder does."""
+        builder = builds_service_pb2.BuilderFacts(builder_id=builder_id, targets=targets or ["ort-cpu"], **facts)
+        wait = Duration(seconds=10)
+        answer = await self.call(
+            self.builds.LeaseBuild, builds_service_pb2.LeaseBuildRequest(builder=builder, wait=wait)
+        )
+        assert answer.lease_id
+        return answer
+
+    async def complete(self, lease_id: str, **result: Any) -> None:
+        """Ends a lease."""
+        request = builds_service_pb2.CompleteBuildRequest(lease_id=lease_id, **result)
+        await self.call(self.builds.CompleteBuild, request)
+
+    async def build(self, *targets: str, engine: bytes = b"an engine", **said: Any) -> builds_pb2.Build:
         """Leases a build and completes it, as a builder does."""
-        leased = await self.call(
-            self.builds.LeaseBuild,
-            builds_service_pb2.LeaseBuildRequest(
-                builder=builds_service_pb2.BuilderFacts(builder_id="host/1", targets=targets or ["ort-cpu"]),
-                wait=Duration(seconds=10),
-            ),
-        )
-        assert leased.lease_id
-        made = engine + leased.build.spec.target.encode()
+        leased = await self.lease(*targets)
+        made = engine_of(leased.build, engine)
         await self.upload(made)
-        await self.call(
-            self.builds.CompleteBuild,
-            builds_service_pb2.CompleteBuildRequest(
-                lease_id=leased.lease_id,
-                success=builds_service_pb2.BuildSuccess(
-                    engine_digest=digest_bytes(made),
-                    engine_size_bytes=len(made),
-                    report_json=json.dumps({"backend": "b", "runtime_version": "1", "verified_on": "engine"}),
-                ),
-            ),
-        )
+        await self.complete(leased.lease_id, success=success_of(leased.build, made, **said))
         return leased.build
+
+
+def engine_of(build: builds_pb2.Build, content: bytes = b"an engine") -> bytes:
+    """What passes for an engine of a build's target."""
+    body = content + build.spec.target.encode()
+    if not build.spec.target.startswith("rtx"):
+        return body
+    return b"vtrt" + bytes(12) + (64 + len(body)).to_bytes(8, "little") + bytes(40) + body
+
+
+def success_of(build: builds_pb2.Build, engine: bytes, /, **said: Any) -> builds_service_pb2.BuildSuccess:
+    """What a builder says of an engine: the report's parts as they are given, the others as they should be."""
+    entry = target(build.spec.target)
+    fields = {name: said.pop(name) for name in ("recipe", "cache_key", "cached", "precision") if name in said}
+    report = {"backend": entry.backend, "runtime_version": f"{entry.version}0", "verified_on": "engine"} | said
+    return builds_service_pb2.BuildSuccess(
+        engine_digest=digest_bytes(engine), engine_size_bytes=len(engine), report_json=json.dumps(report), **fields
+    )
 
 
 class TestDevice:
@@ -251,8 +270,8 @@ class Kit:
             model="centerface", targets=targets or ["ort-cpu"], **fields
         )
         made = (await self.operator.call(self.operator.releases.CreateRelease, request)).release
-        for target in targets or ["ort-cpu"]:
-            await self.builder.build(target, engine=made.id.encode())
+        for name in targets or ["ort-cpu"]:
+            await self.builder.build(name, engine=made.id.encode())
         got = releases_service_pb2.GetReleaseRequest(release_id=made.id)
         return (await self.operator.call(self.operator.releases.GetRelease, got)).release
 
@@ -426,7 +445,7 @@ async def test_a_release_is_signed_once_every_target_is_built(kit: Kit) -> None:
     payload = manifest.Envelope.from_bytes(release.manifest).opened(manifest.MANIFEST_TYPE, trusted)
     assert manifest.release_digest(payload) == release.manifest_digest
     read = manifest.Manifest.from_payload(payload)
-    assert [(e.target, e.backend) for e in read.engines] == [("ort-cpu", "b"), ("rtx-turing", "b")]
+    assert [(e.target, e.backend) for e in read.engines] == [("ort-cpu", "onnxruntime"), ("rtx-turing", "tensorrt-rtx")]
     assert (read.input_width, read.input_height, read.policy.style.value) == (640, 352, "solid")
 
 

@@ -47,7 +47,7 @@ def explain(rollout: Rollout, decisions: Sequence[DecisionRecord], members: Sequ
     told = [_began(rollout, members), _judge(rollout)]
     ordered = sorted(decisions, key=lambda record: record.number)
     for _, group in itertools.groupby(ordered, key=lambda r: (r.wave, r.verdict, r.action, _kind(r))):
-        told += _decided(list(group))
+        told += _decided(rollout, list(group))
     told += _devices(rollout, members)
     told.append(_stands(rollout))
     return told
@@ -56,10 +56,12 @@ def explain(rollout: Rollout, decisions: Sequence[DecisionRecord], members: Sequ
 def _began(rollout: Rollout, members: Sequence[Member]) -> str:
     whom = f" ({rollout.selector})" if rollout.selector else ""
     control = sum(m.cohort is Cohort.CONTROL for m in members)
+    proves = rollout.strategy.proves
+    first = f"; before them comes wave 0: {rollout.strategy.waves[0].told()}" if proves else ""
     apart = f", {control} of them held out as control" if control else ""
     return (
         f"{_clock(rollout.created)} the rollout of {rollout.release_id} to {counted(len(members), 'device')}{whom} "
-        f"began{apart}, in {counted(rollout.waves, 'wave')}"
+        f"began{apart}, in {counted(len(rollout.strategy.asked_for), 'wave')}{first}"
     )
 
 
@@ -75,15 +77,13 @@ def _kind(record: DecisionRecord) -> str:
     return "".join(letter for letter in first if not letter.isdigit())
 
 
-def _decided(records: Sequence[DecisionRecord]) -> list[str]:
-    first, last = records[0], records[-1]
-    sentence = f"{_clock(first.time)} wave {first.wave + 1}: {_WORDS[first.verdict]}: {_reasons(first)}"
+def _decided(rollout: Rollout, records: Sequence[DecisionRecord]) -> list[str]:
+    first, last, wave = records[0], records[-1], rollout.strategy.numbered(records[0].wave)
+    sentence = f"{_clock(first.time)} {wave}: {_WORDS[first.verdict]}: {_reasons(first)}"
     follows = f"so {ACTIONS.get(first.action, first.action)}"
     if len(records) == 1:
         return [f"{sentence}; {follows} ({first.id})"]
-    again = (
-        f"{_clock(last.time)} wave {last.wave + 1}: still so, after {len(records)} looks: {_reasons(last)} ({last.id})"
-    )
+    again = f"{_clock(last.time)} {wave}: still so, after {len(records)} looks: {_reasons(last)} ({last.id})"
     return [f"{sentence}; {follows} ({first.id})", again]
 
 

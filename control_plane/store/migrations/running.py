@@ -88,8 +88,8 @@ def write_step(why: str) -> None:
     with engine.connect() as connection:
         config = configuration(connection)
         command.upgrade(config, "head")
-        steps = len(list(ScriptDirectory.from_config(config).walk_revisions()))
-        command.revision(config, why, autogenerate=True, rev_id=f"{steps + 1:04d}")
+        head = ScriptDirectory.from_config(config).get_current_head() or "0"
+        command.revision(config, why, autogenerate=True, rev_id=f"{int(head) + 1:04d}")
     engine.dispose()
 
 

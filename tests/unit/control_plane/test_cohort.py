@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import Counter
 from datetime import timedelta
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane.domain.cohort import Attributes, Cohort, draw, stratum_of
+from control_plane.domain.cohort import Attributes, Cohort, draw, prove_first, stratum_of
 from control_plane.domain.strategy import ALL, Share, Strategy, WaveSpec
 from maskfleet.errors import InvalidInputError
 
@@ -106,3 +107,45 @@ def test_what_does_not_fit_the_devices_is_refused_by_name(plan: Strategy, told: 
 def test_the_last_wave_may_bring_the_control_devices_alone() -> None:
     places = draw(strategy(Share(count=1), ALL, held=Share(count=1)), fleet("a", "a"))
     assert sorted((p.wave, p.cohort.value) for p in places.values()) == [(0, "CANARY"), (1, "CONTROL")]
+
+
+FIVE: dict[str, Attributes] = {f"d-{n}": {} for n in range(5)}
+NAMES = {d: d.replace("d-", "cam-") for d in FIVE}
+PLAN = strategy(Share(count=1), ALL, held=Share(count=1))
+
+
+def proved(runs: dict[str, str], online: set[str], plan: Strategy = PLAN) -> tuple[Strategy, list[str], list[str]]:
+    """The strategy, the devices of wave 0, and those that are control."""
+    made, places = prove_first(plan, draw(plan, FIVE), runs, NAMES, online)
+    assert set(places) == set(FIVE)
+    return made, [d for d in places if places[d].wave == 0], [d for d in places if places[d].cohort is Cohort.CONTROL]
+
+
+def test_without_an_unproven_engine_there_is_no_wave_0() -> None:
+    places = draw(PLAN, FIVE)
+    assert prove_first(PLAN, places, {}, NAMES, set(FIVE)) == (PLAN, places)
+
+
+def test_one_device_for_each_unproven_engine_goes_first_and_everybody_else_a_wave_later() -> None:
+    runs = {"d-0": "rtx-turing", "d-1": "rtx-turing", "d-2": "rtx-turing", "d-3": "jp6-orin", "d-4": "jp6-orin"}
+    before = draw(PLAN, FIVE)
+    plan, first, _ = proved(runs, set(FIVE))
+    assert {runs[d] for d in first} == {"rtx-turing", "jp6-orin"}
+    assert plan.waves[0].proves == {runs[d]: NAMES[d] for d in first}
+    assert plan.waves[1:] == PLAN.waves
+    assert (plan.numbered(0), plan.numbered(1), plan.asked_for) == ("wave 0", "wave 1", PLAN.waves)
+    _, places = prove_first(PLAN, before, runs, NAMES, set(FIVE))
+    assert all(places[d].wave == before[d].wave + 1 for d in FIVE if d not in first)
+
+
+@pytest.mark.parametrize("seed", range(1, 30))
+def test_who_proves_is_there_and_no_control_device_and_the_same_with_the_same_seed(seed: int) -> None:
+    plan = dataclasses.replace(PLAN, seed=seed)
+    control = next(d for d, place in draw(plan, FIVE).items() if place.cohort is Cohort.CONTROL)
+    other = next(d for d in FIVE if d != control)
+    runs = dict.fromkeys(FIVE, "rtx-turing")
+    _, first, held = proved(runs, {control, other}, plan)
+    assert (first, held) == ([other], [control])
+    assert proved(runs, {control, other}, plan)[1] == first
+    _, first, held = proved({control: "rtx-turing"}, set(), plan)  # nobody else has that GPU
+    assert (first, held) == ([control], [])

@@ -16,7 +16,7 @@ from control_plane.domain.cohort import Cohort
 from control_plane.domain.device import Assignment, Component, ComponentState, Device, Facts, Report
 from control_plane.domain.event import Event
 from control_plane.domain.judge import Decision, DecisionRecord, Evidence, Verdict
-from control_plane.domain.release import Release, ReleaseState
+from control_plane.domain.release import EngineProof, Release, ReleaseState
 from control_plane.domain.rollout import Member, MemberState, Rollout, RolloutState
 from control_plane.domain.strategy import ALL, JudgeKind, JudgePolicy, Share, Strategy, WaveSpec
 from control_plane.fleet import Fleet
@@ -28,6 +28,8 @@ from control_plane.store.memory import MemoryStore
 from control_plane.store.port import Reading
 from maskfleet.clock import FakeClock
 from maskfleet.errors import NotFoundError, PreconditionError, UnavailableError
+from maskfleet.ids import digest_bytes
+from maskfleet.manifest import EngineEntry, Manifest, VerifiedOn
 from maskfleet.policy import MaskPolicy, Style
 
 SECOND = timedelta(seconds=1)
@@ -45,12 +47,20 @@ HARD = Decision(Verdict.FAIL, ("it let a frame through",), hard=True)
 BROKEN = Decision(Verdict.ERROR, ("the judge itself failed",))
 
 
-def release(number: int) -> Release:
+KEY = Ed25519PrivateKey.generate()
+
+
+def release(number: int, verified_on: VerifiedOn = VerifiedOn.ENGINE) -> Release:
+    policy = MaskPolicy(style=Style.SOLID)
+    engine = EngineEntry(
+        "ort-cpu", digest_bytes(b"engine %d" % number), 1, "onnxruntime", "1", "fp32", verified_on.value
+    )
+    manifest = Manifest(f"r-{number}", number, "", "m", 1, "sha256:m", "d", 1, 1, policy, (engine,))
+    envelope, digest = Signer(KEY).manifest(manifest)
     return Release(
         id=f"r-{number}", counter=number, state=ReleaseState.READY, model_name="m", model_version=1,
         model_digest="sha256:m", decoder="d", precision="fp32", input_width=1, input_height=1,
-        policy=MaskPolicy(style=Style.SOLID), targets=("ort-cpu",), created=NOW, manifest=b"{}",
-        manifest_digest=f"sha256:{number}",
+        policy=policy, targets=("ort-cpu",), created=NOW, manifest=envelope, manifest_digest=digest,
     )  # fmt: skip
 
 
@@ -60,7 +70,7 @@ class Bench:
     def __init__(self) -> None:
         self.store, self.clock, self.links = MemoryStore(), FakeClock(), Links()
         self.fleet = Fleet(self.store, self.links, self.clock)
-        self.signer = Signer(Ed25519PrivateKey.generate())
+        self.signer = Signer(KEY)
         self.says: Decision | Exception = UNSURE
         self.asked = 0
         self.controller = self.fresh()
@@ -83,9 +93,11 @@ class Bench:
             return UNSURE
         return self.says
 
-    async def begin(self, devices: int = 3, strategy: Strategy = CANARY) -> str:
+    async def begin(
+        self, devices: int = 3, strategy: Strategy = CANARY, verified_on: VerifiedOn = VerifiedOn.ENGINE
+    ) -> str:
         async with self.store.writing() as tx:
-            await tx.put(release(1), release(2))
+            await tx.put(release(1), release(2, verified_on))
             for n in range(devices):
                 device = Device(f"d-{n}", f"cam-{n}", b"", {}, Facts(targets=("ort-cpu",)), NOW, NOW)
                 await tx.put(device, self.signer.assignment(device.id, 1, "r-1", "sha256:1"))
@@ -482,3 +494,46 @@ async def test_a_plane_that_is_killed_between_two_words_of_a_soak_loses_seconds_
     assert 4 * SECOND < watched <= 9 * SECOND
     await bench.tick(int((10 * SECOND - watched) / SECOND))
     assert (await bench.rollout()).wave == 1
+
+
+ONNX = VerifiedOn.PREPARED_ONNX
+
+
+async def test_an_engine_that_nobody_ran_yet_goes_to_one_device_first_whose_word_is_kept(bench: Bench) -> None:
+    await bench.begin(verified_on=ONNX)
+    rollout, members = await bench.rollout(), await bench.members()
+    first = next(m for m in members.values() if m.wave == 0)
+    assert rollout.reason == f"wave 0 of 2: ort-cpu is proved on {first.device_name}"
+    assert first.cohort is Cohort.CANARY
+    assert [d for d, r in (await bench.wanted()).items() if r == "r-2"] == [first.device_id]
+    await bench.restart()
+    await bench.everybody()
+    async with bench.store.reading() as look:
+        proofs = await look.select(EngineProof)
+        events = [e for e in await look.select(Event, {"subject": "r-2"}) if e.kind == "engine.proven"]
+    assert [(p.device_id, p.target, p.release_id) for p in proofs] == [(first.device_id, "ort-cpu", "r-2")]
+    assert [e.text for e in events] == [
+        f"{first.device_name} has tested the engine of r-2 for ort-cpu and committed it"
+    ]
+    assert (await bench.rollout()).wave == 1
+
+
+async def test_a_refusal_in_wave_0_takes_a_rollout_back_that_has_no_judge(bench: Bench) -> None:
+    await bench.begin(strategy=Strategy(), verified_on=ONNX)
+    first = next(m for m in (await bench.members()).values() if m.wave == 0)
+    await bench.say(first.device_id, ComponentState.REVERTED, "no face was found")
+    rollout = await bench.rollout()
+    assert rollout.state is RolloutState.ROLLED_BACK
+    assert "1 of 3 devices refused r-2" in rollout.reason
+    assert set((await bench.wanted()).values()) == {"r-1"}
+    assert sorted(m.state.value for m in (await bench.members()).values()) == ["FAILED", "REVERTED", "REVERTED"]
+    assert (await bench.records())[-1].action == "roll back"
+    async with bench.store.reading() as look:
+        assert await look.select(EngineProof) == []
+
+
+async def test_an_engine_that_has_been_proved_needs_no_wave_0(bench: Bench) -> None:
+    async with bench.store.writing() as tx:
+        await tx.put(EngineProof(digest_bytes(b"engine 2"), "ort-cpu", "d-9", "cam-9", "r-1", NOW))
+    await bench.begin(verified_on=ONNX)
+    assert not (await bench.rollout()).strategy.proves

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from control_plane.domain.cohort import Cohort
+from control_plane.domain.cohort import Cohort, Place, prove_first
 from control_plane.domain.device import Component, ComponentState, Report
 from control_plane.domain.judge import Decision, Verdict
 from control_plane.domain.rollout import (
@@ -127,6 +127,48 @@ def test_with_a_judge(
     assert short(decide(rollout, tally, decision)) == actions
 
 
+PROVES = dataclasses.replace(TWO, waves=(WaveSpec(Share(count=1), proves={"rtx-turing": "agent-2"}), *TWO.waves))
+ONCE = dataclasses.replace(PROVES, waves=(PROVES.waves[0], WaveSpec(ALL)), judge=JudgePolicy())
+PROVED = {(0, C): 1, (1, P): 2, (2, P): 1}
+TRYING = {(0, U): 1, (1, P): 2, (2, P): 1}
+PROVING: dict[str, tuple[dict[str, object], Counts, Decision | None, list[object]]] = {
+    "it opens first": ({"state": S.PENDING, "wave": -1}, {(0, P): 1, (1, P): 2}, None, [E.START, OpenWave(0)]),
+    "it is waited for": ({}, TRYING, UNSURE, []),
+    "it is through without a verdict": ({}, PROVED, None, [E.PROVE, OpenWave(1)]),
+    "and whatever the judge cannot tell": ({}, PROVED, UNSURE, [E.PROVE, OpenWave(1)]),
+    "a hard limit": ({}, TRYING, HARD, [E.HARM]),
+    "a judge that fails": ({}, TRYING, BROKEN, [E.HOLD]),
+    "a refusal": ({}, {(0, F): 1, (1, P): 2}, UNSURE, [E.HARM]),
+    "a refusal in a rollout without a judge": ({"strategy": ONCE}, {(0, F): 1, (1, P): 2}, UNSURE, [E.HARM]),
+    "a hard limit in a rollout without a judge": ({"strategy": ONCE}, TRYING, HARD, [E.HARM]),
+    "through, in a rollout without a judge": ({"strategy": ONCE}, PROVED, None, [E.PROVE, OpenWave(1)]),
+    "then such a rollout is as ever": ({"strategy": ONCE, "wave": 1}, {(0, C): 1, (1, F): 1}, None, [E.SOME_FAILED]),
+    "one of two was left behind": ({}, {(0, C): 1, (0, X): 1, (1, P): 2}, None, [E.HOLD]),
+    "one of two is on its way": ({}, {(0, U): 1, (0, X): 1, (1, P): 2}, None, []),
+    "promoted: it is waited for": ({"promoted": True}, TRYING, SLOW, []),
+    "promoted: through": ({"promoted": True}, PROVED, None, [E.PROVE, OpenWave(1)]),
+}
+
+
+@pytest.mark.parametrize(("fields", "tally", "decision", "actions"), PROVING.values(), ids=PROVING.keys())
+def test_a_wave_0(fields: dict[str, object], tally: Counts, decision: Decision | None, actions: list[object]) -> None:
+    rollout = dataclasses.replace(ROLLOUT, **{"strategy": PROVES, **fields})  # type: ignore[arg-type]
+    assert short(decide(rollout, tally, decision)) == actions
+
+
+def test_a_wave_0_is_named_by_its_number_and_by_what_it_proves() -> None:
+    rollout = dataclasses.replace(ROLLOUT, strategy=PROVES, state=S.PENDING, wave=-1)
+    first = decide(rollout, {(0, P): 1}, None)[0]
+    assert isinstance(first, Move)
+    assert first.reason == "wave 0 of 2: rtx-turing is proved on agent-2"
+    then = decide(dataclasses.replace(ROLLOUT, strategy=PROVES), PROVED, None)[0]
+    assert isinstance(then, Move)
+    assert then.reason == "rtx-turing has been proved on agent-2; wave 1 of 2 is under way"
+    later = decide(dataclasses.replace(ROLLOUT, strategy=PROVES, wave=2), {(0, C): 1, (2, C): 1}, UNSURE)[0]
+    assert isinstance(later, Move)
+    assert later.reason == "wave 2 of 2 has settled and is watched"
+
+
 def test_hard_limits_hold_in_every_state_in_which_devices_may_have_the_release() -> None:
     for state in WATCHED:
         assert short(decide(dataclasses.replace(ROLLOUT, strategy=TWO, state=state), ONE_OF_TWO, HARD)) == [E.HARM]
@@ -146,8 +188,11 @@ def test_what_follows_has_the_words_of_the_record() -> None:
 class Walk(RuleBasedStateMachine):
     """Devices do what they like, the judge and the operator too; the rules hold, and an end can always be reached."""
 
-    @initialize(devices=st.integers(1, 5), waves=st.integers(1, 3), held=st.booleans(), judged=st.booleans())
-    def begin(self, devices: int, waves: int, held: bool, judged: bool) -> None:
+    @initialize(
+        devices=st.integers(1, 5), waves=st.integers(1, 3), held=st.booleans(), judged=st.booleans(),
+        proving=st.integers(0, 2),
+    )  # fmt: skip
+    def begin(self, devices: int, waves: int, held: bool, judged: bool, proving: int) -> None:
         kind = JudgeKind.THRESHOLDS if judged else JudgeKind.NONE
         specs = (*(WaveSpec(Share(count=n + 1), 3 * SECOND) for n in range(waves - 1)), WaveSpec(ALL, judged * SECOND))
         strategy = Strategy(specs, judge=JudgePolicy(kind, patience=6 * SECOND), expire_after=60 * SECOND)
@@ -155,6 +200,14 @@ class Walk(RuleBasedStateMachine):
         self.members = [dataclasses.replace(MEMBER, device_id=f"d-{n}", wave=n % waves) for n in range(devices)]
         if held and waves > 1:
             self.members.append(dataclasses.replace(MEMBER, device_id="d-c", wave=waves - 1, cohort=Cohort.CONTROL))
+        if proving:
+            provers = {f"d-{n}": f"target-{n}" for n in range(min(proving, devices))}
+            places = {m.device_id: Place(m.wave, m.cohort, "") for m in self.members}
+            names = {m.device_id: m.device_id for m in self.members}
+            strategy, places = prove_first(strategy, places, provers, names, set(provers))
+            self.rollout = dataclasses.replace(self.rollout, strategy=strategy)
+            self.members = [dataclasses.replace(m, wave=places[m.device_id].wave) for m in self.members]
+            assert [m.device_id for m in self.members if m.wave == 0] == list(provers)
         self.ended: RolloutState | None = None
         self.stopped_at: int | None = None
 
@@ -245,6 +298,11 @@ class Walk(RuleBasedStateMachine):
                 assert wanted_release(member, "r-2") == "r-1"
 
     @invariant()
+    def nobody_gets_an_engine_before_it_is_proved(self) -> None:
+        if self.rollout.strategy.proves and self.rollout.wave > 0:
+            assert {m.state for m in self.members if m.wave == 0} <= {C, B, R}
+
+    @invariant()
     def a_stopped_rollout_opens_nothing(self) -> None:
         if self.rollout.state in {S.ABORTING, S.ABORTED, S.ROLLING_BACK, S.ROLLED_BACK}:
             self.stopped_at = self.rollout.wave if self.stopped_at is None else self.stopped_at
@@ -257,8 +315,9 @@ class Walk(RuleBasedStateMachine):
             if not self.rollout.active:
                 return
             if self.rollout.state in {S.HELD, S.PAUSED}:
-                everybody_gone = {m.state for m in self.members if m.wave <= self.rollout.wave} <= {X, F}
-                self.move(E.ABORT if everybody_gone else E.RESUME)
+                states = [m.state for m in self.members if m.wave <= self.rollout.wave]
+                gone = X in states if self.rollout.proving else set(states) <= {X, F}
+                self.move(E.ABORT if gone else E.RESUME)
             self.settle()
             self.members = [self.said(m, ComponentState.COMMITTED) for m in self.members]
             self.rollout = self.rollout.after(5 * SECOND)
