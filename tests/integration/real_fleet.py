@@ -15,7 +15,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +195,9 @@ class RealFleet:
         """Health windows that an agent keeps on its disk because the plane does not have them."""
         with contextlib.closing(sqlite3.connect(self.folder / name / "health.db")) as database:
             return [(boot, n) for boot, n in database.execute("SELECT boot, sequence FROM windows ORDER BY id")]
+
+    async def handed_over(self, name: str, kept: Sequence[tuple[str, int]]) -> list[StoredWindow]:
+        """The plane's windows of an agent from the first of some on, once the agent need not keep these any more."""
+        await until(lambda: asyncio.to_thread(self.kept, name), lambda rows: not set(rows) & set(kept))
+        boot, first = kept[0]
+        return [w for w in await self.windows(name) if w.boot_id == boot and w.sequence >= first]

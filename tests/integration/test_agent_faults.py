@@ -75,8 +75,7 @@ async def test_an_agent_that_is_cut_off_for_a_whole_wave_is_silent_and_comes_bac
     told = await fleet.explained(rollout.id)
     assert f"the judge fails it: {back.reason}; so every device that has the release goes back" in told
     assert f"the rollout ended ROLLED_BACK: {back.reason}" in told
-    await until(lambda: asyncio.to_thread(fleet.kept, "a"), lambda rows: not set(rows) & set(kept))
-    stored = [w for w in await fleet.windows("a") if w.boot_id == boot and w.sequence >= kept[0][1]]
+    stored = await fleet.handed_over("a", kept)
     sequences = [w.sequence for w in stored]
     assert sequences == list(range(kept[0][1], sequences[-1] + 1)), "each once, none missing"
     masked = [(w.window.release_id, w.window.frames_by_outcome["MASKED"]) for w in stored if w.window.frames_by_outcome]
