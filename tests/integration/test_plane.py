@@ -296,9 +296,9 @@ class Kit:
         await self.builder.channel.close()
 
 
-async def add_model(folder: Path) -> None:
-    """Puts a model into a plane's store, for tests that are about what comes after."""
-    store = await SqlStore.opened(sqlite_url(folder / "plane.db"))
+async def add_model(where: Path | str) -> None:
+    """Puts a model into a plane's store (its data directory, or a URL), for tests about what comes after."""
+    store = await SqlStore.opened(sqlite_url(where / "plane.db") if isinstance(where, Path) else where)
     tensors = (Tensor("input", "float32", ("N", "3", "H", "W")),)
     model = Model(
         "centerface", 1, 1, "centerface", digest_bytes(MODEL), len(MODEL), "models:/centerface/1", tensors, (), 640,

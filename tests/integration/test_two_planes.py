@@ -4,181 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import shutil
-import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import grpc.aio
 import pytest
 import sqlalchemy as sa
 from google.protobuf.duration_pb2 import Duration
 
-from control_plane.domain.device import Assignment
-from control_plane.domain.release import Model, Tensor
 from control_plane.driving import DRIVER_ONLY
 from control_plane.leadership import AdvisoryLease, FencedStore, FileLease
 from control_plane.store.sql import SqlStore, sqlite_url
 from maskfleet import errors
 from maskfleet.errors import FleetError, UnavailableError
-from maskfleet.ids import digest_bytes
-from maskfleet.rpc.status import from_rpc_error
 from maskfleet.v1 import (
     devices_service_pb2,
     events_service_pb2,
-    releases_service_pb2,
     rollouts_service_pb2,
     strategy_pb2,
 )
-from tests.integration.test_plane import MODEL, WAIT_S, Client, TestDevice, eventually, refused, state_of
+from tests.integration.planes import Pair, PlaneProcess, generations, in_state, pair, until, watched
+from tests.integration.test_plane import WAIT_S, TestDevice, refused, state_of
 from tests.postgres import Cluster
 
-
-async def add_model(url: str) -> None:
-    store = await SqlStore.opened(url)
-    tensors = (Tensor("input", "float32", ("N", "3", "H", "W")),)
-    model = Model(
-        "centerface", 1, 1, "centerface", digest_bytes(MODEL), len(MODEL), "models:/centerface/1", tensors, (), 640,
-        352, True, datetime.now(timezone.utc),
-    )  # fmt: skip
-    async with store.writing() as tx:
-        await tx.put(model)
-        assert await tx.next_number("model") == 1
-    await store.close()
-
-
-class PlaneProcess:
-    """A plane of a pair: one key, one set of tokens and one artifact folder, one database."""
-
-    def __init__(self, folder: Path, name: str, url: str) -> None:
-        self.folder = folder / name
-        self._artifacts = folder / "artifacts"
-        self._url = url
-        self._process: asyncio.subprocess.Process | None = None
-        self.address = ""
-        self.log = folder / f"{name}.log"
-
-    async def start(self) -> PlaneProcess:
-        with self.log.open("a") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "control_plane", "--data-dir", str(self.folder),
-                "--listen", self.address or "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0",
-                "--store-url", self._url, "--artifacts-dir", str(self._artifacts),
-                stdout=asyncio.subprocess.PIPE, stderr=log,
-            )  # fmt: skip
-        assert self._process.stdout is not None
-        line = await asyncio.wait_for(self._process.stdout.readline(), 60)
-        assert line, self.log.read_text()[-3000:]
-        self.address = json.loads(line)["listen"]
-        return self
-
-    @property
-    def operator(self) -> str:
-        return (self.folder / "operator.token").read_text().strip()
-
-    @property
-    def builder(self) -> str:
-        return (self.folder / "builder.token").read_text().strip()
-
-    async def kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
-
-
-class Pair:
-    """Two planes, a release, and callers."""
-
-    def __init__(self, folder: Path, url: str) -> None:
-        self.url = url
-        self.one = PlaneProcess(folder, "one", url)
-        self.two = PlaneProcess(folder, "two", url)
-        self._closing = contextlib.AsyncExitStack()
-        self.release = ""
-
-    async def start(self) -> None:
-        await add_model(self.url)
-        await self.one.start()
-        self.two.folder.mkdir(mode=0o700)
-        for name in ("plane.key", "operator.token", "builder.token"):
-            shutil.copy2(self.one.folder / name, self.two.folder / name)
-        await self.two.start()
-
-    async def client(self, plane: PlaneProcess, token: str = "") -> Client:
-        return await self._closing.enter_async_context(Client(plane.address, token or plane.operator))
-
-    async def device(self, name: str, plane: PlaneProcess) -> TestDevice:
-        operator = await self.client(plane)
-        answer = await operator.call(operator.devices.CreateJoinToken, devices_service_pb2.CreateJoinTokenRequest())
-        device = TestDevice(plane.address, name)
-        self._closing.push_async_callback(device.disconnect)
-        return await (await device.enrol(answer.token)).connect()
-
-    async def made_release(self, plane: PlaneProcess) -> str:
-        operator, builder = await self.client(plane), await self.client(plane, plane.builder)
-        create = releases_service_pb2.CreateReleaseRequest(model="centerface", targets=["ort-cpu"])
-        release = (await operator.call(operator.releases.CreateRelease, create)).release
-        await builder.build()
-        return str(release.id)
-
-    async def rolled_out(self, plane: PlaneProcess) -> str:
-        operator, release = await self.client(plane), await self.made_release(self.two)
-        request = rollouts_service_pb2.CreateRolloutRequest(release_id=release)
-        return str((await operator.call(operator.rollouts.CreateRollout, request)).rollout.id)
-
-    async def close(self) -> None:
-        await self._closing.aclose()
-        await self.one.kill()
-        await self.two.kill()
-
-
-@pytest.fixture
-async def pair(tmp_path: Path, postgres_url: str) -> AsyncIterator[Pair]:
-    made = Pair(tmp_path, postgres_url)
-    try:
-        await made.start()
-        yield made
-    finally:
-        await made.close()
-
-
-async def until(look: Callable[[], Awaitable[Any]], wanted: Callable[[Any], bool] = bool) -> Any:
-    """What a look finds, once it is wanted; calls that are refused meanwhile are made again."""
-
-    async def looking() -> Any:
-        while True:
-            try:
-                if wanted(found := await look()):
-                    return found
-            except grpc.aio.AioRpcError as error:
-                if not isinstance(from_rpc_error(error), UnavailableError):
-                    raise
-            await asyncio.sleep(0.1)
-
-    return await asyncio.wait_for(looking(), 2 * WAIT_S)
-
-
-async def watched(client: Client, rollout_id: str, wanted: Callable[[Any], bool]) -> Any:
-    request = rollouts_service_pb2.WatchRolloutRequest(rollout_id=rollout_id)
-    stream = client.rollouts.WatchRollout(request, timeout=WAIT_S, metadata=client.said)
-    return (await eventually(stream, lambda m: wanted(m.rollout))).rollout
-
-
-def in_state(name: str) -> Callable[[Any], bool]:
-    number = rollouts_service_pb2.RolloutState.Value(f"ROLLOUT_STATE_{name}")
-    return lambda rollout: bool(rollout.state == number)
-
-
-async def generations(url: str) -> dict[str, int]:
-    store = await SqlStore.opened(url)
-    async with store.reading() as look:
-        found = {a.device_id: a.generation for a in await look.select(Assignment)}
-    await store.close()
-    return found
+__all__ = ["pair"]  # the fixture
 
 
 async def test_one_plane_drives_and_the_other_one_s_devices_take_part(pair: Pair) -> None:
