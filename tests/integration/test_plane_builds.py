@@ -303,10 +303,15 @@ async def test_an_engine_is_found_again_by_recipe_or_key_and_only_for_its_target
     assert (build.state, build.cached) == (builds_pb2.BUILD_STATE_SUCCEEDED, True)
 
 
-async def test_an_engine_whose_file_is_gone_is_not_found(kit: Kit) -> None:
+@pytest.mark.parametrize("damaged", [False, True], ids=["gone", "damaged"])
+async def test_an_engine_whose_file_is_gone_or_damaged_is_not_found(kit: Kit, damaged: bool) -> None:
     await create(kit)
     first = await kit.builder.build(recipe="sha256:r")
-    kit.plane._artifacts.path(digest_bytes(engine_of(first))).unlink()
+    file = kit.plane._artifacts.path(digest_bytes(engine_of(first)))
+    if damaged:
+        file.write_bytes(bytes(file.stat().st_size))
+    else:
+        file.unlink()
     await create(kit)
     leased = await kit.builder.lease()
     assert await found(kit.builder, leased.lease_id, recipe="sha256:r") is None
