@@ -26,6 +26,7 @@ from maskfleet.errors import GateRefusedError
 from maskfleet.ids import digest_bytes
 from model_compiler import evaluation, quantize, verify
 from model_compiler.builds import onnx_cpu, openvino
+from model_compiler.calibration import OWN
 from model_compiler.precision import in_precision
 from model_compiler.prepare import prepare
 from model_compiler.spec import BuildSpec, Margins
@@ -41,7 +42,13 @@ def built(source: bytes, decoder: DecoderSpec, folder: Path) -> dict[str, Path]:
     models = {"fp32": prepared, "fp16": in_precision(prepared, "fp16")[0]}
     # Both runtimes take the same scheme.
     models["int8"] = quantize.quantised(
-        prepared, decoder, spec, backend="onnxruntime", log=lambda _line: None, step=lambda _fraction: None
+        prepared,
+        decoder,
+        spec,
+        backend="onnxruntime",
+        calibration=OWN,
+        log=lambda _line: None,
+        step=lambda _fraction: None,
     ).model
     quiet: dict[str, Any] = {"progress": lambda _fraction: None, "log": lambda _line: None}
     engines = {f"ort-cpu {name}": onnx_cpu.build(models[name], **quiet) for name in ("fp32", "int8")}

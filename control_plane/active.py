@@ -139,5 +139,9 @@ class Active:
             action=action,
             reasons=decision.reasons,
             statistical=decision.statistical,
-            inputs={**decision.inputs, "looks": self._looks},
+            inputs={
+                **decision.inputs,
+                "looks": self._looks,
+                "opened": rollout.opened.isoformat() if rollout.opened is not None else None,
+            },
         )

@@ -4,7 +4,8 @@ They come from the devices' OpenTelemetry metrics and from nothing else. (Health
 here too would count a frame twice.) A scrape costs as much as there are sums, whatever the size of the fleet.
 
 - ``maskfleet_fleet_frames_total{release,target,outcome}``
-- ``maskfleet_fleet_guard_actions_total{release,target,reason}``: frames that the fail-closed rule took care of.
+- ``maskfleet_fleet_guard_actions_total{release,target,reason}``: frames that the fail-closed rule took care of; not
+  those that a newer one replaced, or that came while the agent stopped.
 - ``maskfleet_fleet_stage_seconds{release,target,stage}``: a histogram.
 - ``maskfleet_fleet_engine_swaps_total{result}``
 - ``maskfleet_otlp_points_total{result="taken|repeated|refused"}``
@@ -32,6 +33,8 @@ BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.033, 0.05, 0.06
 
 MAX_SUMS = 20_000
 GUARDED = frozenset({"FULL_MASK", "DROPPED"})
+UNTOUCHED = frozenset({"SUPERSEDED", "SHUTTING_DOWN"})
+"""Reasons of frames that nobody tried to mask: a LIVE stream that is busy is no fault."""
 LABELS: dict[str, tuple[str, ...]] = {
     "maskfleet.frames": ("outcome", "reason", "release", "target"),
     "maskfleet.stage.duration": ("release", "stage", "target"),
@@ -97,7 +100,7 @@ class FleetMetrics(Collector):
         whose = (labels.get("release", ""), labels.get("target", ""))
         if metric == "maskfleet.frames":
             _sum(self._frames, (*whose, labels["outcome"]), news)
-            if labels["outcome"] in GUARDED:
+            if labels["outcome"] in GUARDED and labels["reason"] not in UNTOUCHED:
                 _sum(self._guarded, (*whose, labels["reason"]), news)
         elif metric == "maskfleet.stage.duration":
             _sum(self._stages, (*whose, labels["stage"]), (*rebucketed(news[:-1], bounds, BUCKETS_S), news[-1]))

@@ -92,10 +92,10 @@ class FrameRecord:
     Attributes:
         outcome: what was done.
         reason: why.
-        stages_s: seconds by stage.
+        stages_s: seconds by stage; none of a frame that was not looked at.
         detections: faces that were detected in this frame.
         scores: theirs, 0 to 1.
-        release_id: of the release that masked it; empty where none was loaded.
+        release_id: of the release that masked it, or served when it was dropped; empty where none was loaded.
         target: of its engine.
     """
 
@@ -333,11 +333,12 @@ class FrameMasker:
 
     def _tell(self, answer: Answer, attempt: _Attempt | None) -> None:
         scores = tuple(region.score for region in answer.regions if not region.coasted)
-        release = attempt.release if attempt is not None else None
+        # A frame that is not looked at is the serving release's, and its waiting is no time of masking.
+        release = attempt.release if attempt is not None else self._serving.current()
         record = FrameRecord(
             outcome=answer.outcome,
             reason=answer.reason,
-            stages_s=dict(answer.stages_s),
+            stages_s=dict(answer.stages_s) if attempt is not None else {},
             detections=len(scores),
             scores=scores,
             release_id=release.release_id if release is not None else "",

@@ -25,7 +25,9 @@ from datetime import timedelta
 from maskfleet.errors import InvalidInputError
 from maskfleet.ids import check_name
 
-MAX_WAVES = 100
+MAX_WAVES = 32
+"""As in the schema of rollout files."""
+
 MAX_STRATA = 8
 MAX_SEED = 2**63 - 1
 """What every database and JSON reader takes."""

@@ -6,8 +6,6 @@ Rules:
   saw. Left alone, OpenVINO computes fp32 models in bfloat16 on every processor that can. A processor that lacks the
   16-bit format of the file computes in 32 bits: never in a format that was not judged, nor in one that is emulated.
 - Each thread that calls has a request of its own, with memory that was allocated once: the input is read where it lies.
-- OpenVINO sends telemetry when its conversion tools are imported, which its package does by itself. The tools are kept
-  out, so nothing is sent.
 - Nothing is written: OpenVINO keeps compiled models only in a folder that it is given.
 
 Example::
@@ -20,7 +18,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,17 +37,15 @@ ARITHMETIC_KEY = "maskfleet.arithmetic"
 MOST_AT_ONCE = 4
 """Pictures that one engine works on at the same time; each costs memory of its own."""
 
-_TOOLS = "openvino.tools.ovc"
 _REMEDY = "build the release again for openvino-cpu"
 
 
 def bindings() -> Any:
-    """OpenVINO, without the tools that send telemetry.
+    """OpenVINO. What of it sends telemetry is kept out by :mod:`maskfleet.quiet`.
 
     Raises:
         UnsupportedError: it is not installed.
     """
-    sys.modules.setdefault(_TOOLS, None)  # type: ignore[arg-type]  # how Python is told that there is no such module
     try:
         return importlib.import_module("openvino")
     except (ImportError, OSError) as error:  # OSError: the bindings are there, a library of theirs is not

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from fleet.cli.output import colour
-from fleet.cli.times import clock, left
+from fleet.cli.times import clock, left, moment
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -27,6 +27,7 @@ _SETTLED = ("COMMITTED", "FAILED", "REVERTED", "EXPIRED")
 _MOVING = ("UPDATING", "REVERTING")
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _POINTS = 60
+_WIDE = 100
 _FIRST = ("FAILED", "REVERTING", "UPDATING", "EXPIRED", "REVERTED", "COMMITTED", "PENDING")
 """Devices that an operator wants to see first."""
 
@@ -50,22 +51,27 @@ class WatchView:
         from rich.text import Text
 
         parts = [Text(self._note, style="yellow")] if self._note else []
-        reasons = 1 if console.size.height < 28 else 3 if console.size.height < 40 else 6
-        top = Group(*parts, *drawn_top(self._rollout, self._at, width=options.max_width, reasons=reasons))
+        least = min(len(self._rollout["devices"]), max(3, console.size.height // 5))
+        told = len(_reasons(self._rollout["decision"])) if self._rollout.get("decision") else 1
+        # As many reasons as leave room for some devices; one in any case.
+        for reasons in range(max(1, told), 0, -1):
+            top = Group(*parts, *drawn_top(self._rollout, self._at, width=options.max_width, reasons=reasons))
+            lines = len(console.render_lines(top, options, pad=False))
+            # A heading, its rule and an empty line; the last line stays free, or the terminal scrolls.
+            room = max(0, console.size.height - lines - 4)
+            if room >= least:
+                break
         yield top
-        lines = len(console.render_lines(top, options, pad=False))
-        # A heading, its rule and an empty line; the last line stays free, or the terminal scrolls.
-        room = max(0, console.size.height - lines - 4)
         if room:
             yield Text("")
-            yield device_table(self._rollout, room=room)
+            yield device_table(self._rollout, room=room, width=options.max_width)
 
 
 def drawn(rollout: Rollout, at: datetime, *, width: int = 240) -> RenderableType:
     """The whole rollout, every device of it."""
     from rich.console import Group
 
-    return Group(*drawn_top(rollout, at, width=width), "", device_table(rollout))
+    return Group(*drawn_top(rollout, at, width=width), "", device_table(rollout, width=width))
 
 
 def drawn_top(rollout: Rollout, at: datetime, *, width: int, reasons: int = 20) -> list[RenderableType]:
@@ -92,7 +98,7 @@ def drawn_top(rollout: Rollout, at: datetime, *, width: int, reasons: int = 20) 
         grid.add_row("next", Text(hint, style="yellow"))
     parts: list[RenderableType] = [head, grid]
     if rollout.get("series"):
-        parts += [Text(""), _cohorts(rollout["series"], width)]
+        parts += [Text(""), _cohorts(rollout["series"], width, since=_since(rollout))]
     if rollout.get("decision"):
         parts += [Text(""), _verdict(rollout["decision"], reasons)]
     return parts
@@ -195,18 +201,19 @@ def _waves(rollout: Rollout, at: datetime) -> RenderableType:
 
 
 def _settled(rollout: Rollout) -> RenderableType:
+    """All devices; and, while a wave is open that not all belong to, how far that is."""
     from rich.text import Text
 
-    wave = rollout["wave"]
-    mine = [d for d in rollout["devices"] if d["wave"] <= wave or rollout["state"] in ENDED]
-    done = sum(1 for d in mine if d["state"] in _SETTLED)
-    width = 20
-    filled = width * done // len(mine) if mine else 0
-    staged = rollout["waves"] > 1 and wave >= 0 and rollout["state"] not in ENDED
-    where = f" up to wave {wave + 1} of {rollout['waves']}" if staged else ""
+    wave, devices = rollout["wave"], rollout["devices"]
+    mine = [d for d in devices if d["wave"] <= wave]
+    done, here = (sum(1 for d in some if d["state"] in _SETTLED) for some in (devices, mine))
+    width = 12
+    filled = width * done // len(devices) if devices else 0
+    staged = 0 < len(mine) < len(devices) and rollout["state"] not in ENDED
+    where = f" (up to wave {wave + 1}: {here} of {len(mine)})" if staged else ""
     return Text.assemble(
         ("█" * filled, "green"), ("░" * (width - filled), "dim"),
-        f" {done} of {len(mine)} settled{where}; {counts(rollout)}",
+        f" {done} of {len(devices)} settled{where}; {counts(rollout)}",
     )  # fmt: skip
 
 
@@ -219,16 +226,27 @@ def _hint(rollout: Rollout) -> str:
     return ""
 
 
-def _cohorts(series: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
-    """A row a cohort; both sparklines share a scale."""
+def _since(rollout: Rollout) -> str:
+    """Since when frames count: the opening of the wave, or the beginning where no decision tells it."""
+    decision = rollout.get("decision") or {}
+    opened = (decision.get("inputs") or {}).get("opened") if decision.get("wave") == rollout["wave"] else None
+    return str(opened or rollout.get("create_time") or "")
+
+
+def _cohorts(series: Sequence[Mapping[str, Any]], width: int, *, since: str) -> RenderableType:
+    """A row a cohort; both sparklines share a scale, and reach back to before what is counted."""
     from rich.text import Text
 
     shown = {s["cohort"]: s["points"][-max(8, min(_POINTS, width - 47)) :] for s in series}
-    low, high = scale([p["p95_ms"] for points in shown.values() for p in points if p["p95_ms"] is not None])
-    drawn = _table(("COHORT", "DEVICES", "FRAMES", "FAILED", "P95", f"P95 FROM {low:.0f} TO {high:.0f} MS"), right=4)
+    timed = [p["p95_ms"] for points in shown.values() for p in points if p["p95_ms"] is not None]
+    low, high = scale(timed)
+    over = f"P95 FROM {low:.0f} TO {high:.0f} MS" if timed else "P95 OVER TIME"
+    drawn = _table(("COHORT", "DEVICES", "FRAMES", "FAILED", "P95", over), right=4)
+    begun = moment(since)
     for cohort in series:
         points = cohort["points"]
-        frames, failed = (sum(p[key] for p in points) for key in ("frames", "failed"))
+        counted = [p for p in points if begun is None or (at := moment(p["time"])) is None or at > begun]
+        frames, failed = (sum(p[key] for p in counted) for key in ("frames", "failed"))
         newest = next((p["p95_ms"] for p in reversed(points) if p["p95_ms"] is not None), None)
         canary = cohort["cohort"] == "CANARY"
         drawn.add_row(
@@ -237,7 +255,9 @@ def _cohorts(series: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
             f"{frames:,}",
             Text(f"{failed / frames:.2%}" if frames else "–", "red" if failed else ""),
             f"{newest:.0f} ms" if newest is not None else "–",
-            Text(sparkline([p["p95_ms"] for p in shown[cohort["cohort"]]], low, high), "cyan" if canary else ""),
+            Text(sparkline([p["p95_ms"] for p in shown[cohort["cohort"]]], low, high), "cyan" if canary else "")
+            if timed
+            else "–",
         )
     return drawn
 
@@ -247,31 +267,40 @@ def _verdict(decision: Mapping[str, Any], most: int) -> RenderableType:
     from rich.padding import Padding
     from rich.text import Text
 
-    words = "" if decision["statistical"] else "  by fixed limits: this is no statistical verdict"
+    words = "" if decision["statistical"] else "  fixed limits: this is no statistical verdict"
     head = Text.assemble(
         (decision["verdict"], f"bold {colour(decision['verdict'])}".strip()),
         f"  {decision['action']}, {clock(decision['time'])} UTC",
         (words, "dim"),
     )
-    said = list(decision["reasons"][:most])
-    if len(decision["reasons"]) > most:
-        said.append(f"… and {len(decision['reasons']) - most} more: fleet rollouts explain {decision['rollout_id']}")
+    every = _reasons(decision)
+    said = every[:most]
+    if len(every) > most:
+        said.append(f"… and {len(every) - most} more: fleet rollouts explain {decision['rollout_id']}")
     return Group(head, *(Padding(Text(reason), (0, 0, 0, 2)) for reason in said))
 
 
-def device_table(rollout: Rollout, *, room: int | None = None) -> RenderableType:
+def _reasons(decision: Mapping[str, Any]) -> list[str]:
+    """The first one decided. That it is no statistical verdict stands above them and is not said again."""
+    return [reason for reason in decision["reasons"] if "no statistical verdict" not in reason]
+
+
+def device_table(rollout: Rollout, *, room: int | None = None, width: int = 240) -> RenderableType:
     """The devices, those that matter first.
 
     Args:
         rollout: as everywhere here.
         room: how many lines there are for rows; None for as many as there are devices.
+        width: of the terminal; a narrow one has no room for strata.
     """
     from rich.console import Group
     from rich.text import Text
 
     devices = sorted(rollout["devices"], key=lambda d: (_rank(d["state"]), d["device_name"]))
     shown = devices if room is None or len(devices) <= room else devices[: max(0, room - 1)]
-    drawn = _table(("DEVICE", "COHORT", "WAVE", "STATE", "ONLINE", "BEFORE", "DETAIL"), one_line=room is not None)
+    strata = width >= _WIDE and any(d.get("stratum") for d in devices)
+    columns = ("DEVICE", "COHORT", "WAVE", "STATE", "ONLINE", "BEFORE", *(("STRATUM",) if strata else ()), "DETAIL")
+    drawn = _table(columns, one_line=room is not None)
     # Where it is narrow, the last column alone gives way.
     drawn.columns[0].min_width = min(24, max((len(d["device_name"] or d["device_id"]) for d in shown), default=0))
     for column, width in zip(drawn.columns[1:6], (7, 4, 9, 7, 6)):
@@ -286,7 +315,8 @@ def device_table(rollout: Rollout, *, room: int | None = None) -> RenderableType
             Text(device["state"], colour(device["state"])),
             Text(online, colour(online)),
             device["baseline_release_id"] or "none",
-            " ".join(filter(None, (device["detail"], device.get("stratum", "")))),
+            *((device.get("stratum", ""),) if strata else ()),
+            device["detail"] if device["detail"] != device["state"] else "",
         )
     if len(shown) == len(devices):
         return drawn

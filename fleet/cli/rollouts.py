@@ -24,7 +24,7 @@ from fleet.cli.output import (
     show_one,
     table,
 )
-from fleet.cli.rollout_view import UNSUCCESSFUL, counts, drawn, share_words, verdict_words
+from fleet.cli.rollout_view import UNSUCCESSFUL, counts, drawn, share_words
 from fleet.cli.times import now
 
 if TYPE_CHECKING:
@@ -341,11 +341,11 @@ def _draw(rollout: dict[str, Any]) -> RenderableType:
 
     strategy = rollout.get("strategy") or {}
     judge = strategy.get("judge") or {}
-    kinds = {"THRESHOLDS": "fixed limits (no statistical verdict)", "NONE": "hard limits only"}
+    said = "" if rollout.get("decision") else " (no statistical verdict)"  # the verdict above says it
+    kinds = {"THRESHOLDS": f"fixed limits{said}", "NONE": "hard limits only"}
     about = facts(
         {
             "judge": kinds.get(judge.get("kind", "")),
-            "verdict": verdict_words(rollout["decision"]) if rollout.get("decision") else "",
             "holdout": share_words(strategy.get("control_holdout")),
             "strata": ", ".join(strategy.get("strata") or ()),
             "seed": strategy.get("seed") or "",

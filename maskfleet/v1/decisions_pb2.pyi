@@ -100,7 +100,7 @@ class DecisionRecord(_message.Message):
     verdict: Global___Verdict.ValueType
     """What the judge says."""
     action: _builtins.str
-    """What follows: "wait", "advance", "hold", "roll back" or "succeed"."""
+    """What follows: "wait", "advance", "hold", "stay held", "stay paused", "roll back" or "succeed"."""
     statistical: _builtins.bool
     """Whether it is a statistical verdict; every screen says so where it is none."""
     inputs_json: _builtins.str

@@ -102,7 +102,11 @@ async def receiver(kit: Kit) -> AsyncIterator[Receiver]:
 
 async def test_what_devices_count_is_added_up_by_release_and_target(receiver: Receiver) -> None:
     assert await receiver.told(
-        frames(7), frames(2, outcome="FULL_MASK", reason="DEADLINE_MISSED"), durations([1, 2, 1], 0.06)
+        frames(7),
+        frames(2, outcome="FULL_MASK", reason="DEADLINE_MISSED"),
+        durations([1, 2, 1], 0.06),
+        frames(4, outcome="DROPPED", reason="SUPERSEDED"),
+        frames(1, outcome="DROPPED", reason="SHUTTING_DOWN"),
     ) == (0, "")
     assert await receiver.told(frames(10, time=20)) == (0, "")
     other = Receiver(receiver.kit, await receiver.kit.device("cam-2"))
@@ -111,6 +115,7 @@ async def test_what_devices_count_is_added_up_by_release_and_target(receiver: Re
     assert receiver.shown("maskfleet_fleet_frames_total") == [
         'maskfleet_fleet_frames_total{outcome="MASKED",release="r-3",target="ort-cpu"} 15.0',
         'maskfleet_fleet_frames_total{outcome="FULL_MASK",release="r-3",target="ort-cpu"} 2.0',
+        'maskfleet_fleet_frames_total{outcome="DROPPED",release="r-3",target="ort-cpu"} 5.0',
     ]
     assert receiver.shown("maskfleet_fleet_guard_actions_total") == [
         'maskfleet_fleet_guard_actions_total{reason="DEADLINE_MISSED",release="r-3",target="ort-cpu"} 2.0'
@@ -121,7 +126,7 @@ async def test_what_devices_count_is_added_up_by_release_and_target(receiver: Re
     assert f'maskfleet_fleet_stage_seconds_bucket{{le="0.025",{place}}} 3.0' in seconds
     assert f'maskfleet_fleet_stage_seconds_bucket{{le="+Inf",{place}}} 4.0' in seconds
     assert f"maskfleet_fleet_stage_seconds_sum{{{place}}} 0.06" in seconds
-    assert receiver.shown('maskfleet_otlp_points_total{result="taken"}')[0].endswith(" 5.0")
+    assert receiver.shown('maskfleet_otlp_points_total{result="taken"}')[0].endswith(" 7.0")
 
 
 REFUSED = {

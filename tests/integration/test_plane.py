@@ -363,6 +363,37 @@ async def test_nobody_calls_what_is_not_theirs(kit: Kit) -> None:
         assert isinstance(await refused(stream), errors.AuthenticationError)
 
 
+async def test_nobody_joins_or_connects_as_another_device(kit: Kit) -> None:
+    mine, other = await kit.device("mine"), await kit.device("other")
+
+    async def joining(*, public_key: bytes, key: Ed25519PrivateKey) -> FleetError:
+        async with Client(kit.plane.address) as client:
+            challenge = await client.call(client.devices.CreateChallenge, devices_service_pb2.CreateChallengeRequest())
+            token = await kit.join_token()
+            request = devices_service_pb2.EnrolRequest(
+                join_token=token, public_key=public_key, nonce=challenge.nonce, name="other",
+                proof=key.sign(enrolment.proof_message(challenge.nonce, token)),
+                facts=STATE.DeviceFacts(targets=["ort-cpu"]),
+            )  # fmt: skip
+            return await refused(client.call(client.devices.Enrol, request))
+
+    error = await joining(public_key=manifest.public_bytes(other.key), key=mine.key)
+    assert isinstance(error, errors.AuthenticationError)
+    # The id of one in the credential of the other, with either's signature.
+    kind, *parts = other.credential.split(".")
+    for place in range(len(parts)):
+        mixed = [*parts]
+        mixed[place] = mine.credential.split(".")[1 + place]
+        async with Client(kit.plane.address, ".".join([kind, *mixed])) as forger:
+            assert isinstance(await refused(forger.devices.Connect(metadata=forger.said)), errors.AuthenticationError)
+    # With its own credential a device is nobody but itself, whatever stream it opens.
+    await other.disconnect()
+    await mine.disconnect()
+    await mine.connect()
+    found = await kit.operator.call(kit.operator.devices.ListDevices, devices_service_pb2.ListDevicesRequest())
+    assert {d.name: d.online for d in found.devices} == {"mine": True, "other": False}
+
+
 # Joining
 
 

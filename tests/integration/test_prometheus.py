@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -18,10 +19,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc
 
 from fleet import MaskingClient
-from maskfleet.rpc.channel import connect, metadata
-from maskfleet.v1 import devices_service_pb2, devices_service_pb2_grpc
+from maskfleet.rpc.channel import connect, connect_aio, metadata
+from maskfleet.v1 import (
+    devices_service_pb2,
+    devices_service_pb2_grpc,
+    releases_service_pb2,
+    rollouts_service_pb2,
+    strategy_pb2,
+)
+from tests.integration.test_otlp import frames
+from tests.integration.test_otlp import request as otlp
+from tests.integration.test_plane import Client, TestDevice, add_model
 from tests.required import missing
 
 WAIT_S = 60
@@ -64,6 +76,41 @@ class Processes:
         found: dict[str, str] = json.loads(line)
         return found
 
+    def prometheus(self, **jobs: str) -> Callable[[str], dict[tuple[str, ...], float]]:
+        """A real one that scrapes addresses by job, and answers queries: values by those of labels, sorted by name."""
+        program = shutil.which("prometheus")
+        if program is None:
+            missing("prometheus", "Prometheus is not installed (apt-get install prometheus)")
+        config = {
+            "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"},
+            "scrape_configs": [
+                {"job_name": job, "static_configs": [{"targets": [address]}]} for job, address in jobs.items()
+            ],
+        }
+        (self._folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
+        self.start(
+            "prometheus", program, f"--config.file={self._folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={self._folder / 'tsdb'}", "--web.listen-address=127.0.0.1:0",
+        )  # fmt: skip
+        found = eventually(lambda: re.search(r'"?Listening on"? address=(\S+)', self.log("prometheus")))
+        address = found.group(1)
+
+        def ask(query: str) -> dict[tuple[str, ...], float]:
+            parameters = urllib.parse.urlencode({"query": query})
+            try:
+                with urllib.request.urlopen(f"http://{address}/api/v1/query?{parameters}", timeout=WAIT_S) as answer:
+                    results = json.load(answer)["data"]["result"]
+            except OSError:  # it is about to start
+                return {}
+            return {
+                tuple(v for k, v in sorted(r["metric"].items()) if k not in ("__name__", "instance")): float(
+                    r["value"][1]
+                )
+                for r in results
+            }
+
+        return ask
+
 
 def eventually(look: Callable[[], Any]) -> Any:
     """What a look finds, once it finds something."""
@@ -81,9 +128,6 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 
 
 def test_a_prometheus_scrapes_plane_and_agent(tmp_path: Path, processes: Processes) -> None:
-    program = shutil.which("prometheus")
-    if program is None:
-        missing("prometheus", "Prometheus is not installed (apt-get install prometheus)")
     plane = processes.ready(
         processes.start(
             "plane", sys.executable, "-m", "control_plane", "--data-dir", str(tmp_path / "plane"),
@@ -112,33 +156,7 @@ def test_a_prometheus_scrapes_plane_and_agent(tmp_path: Path, processes: Process
         outcomes = [result.outcome.name for result in client.stream([picture] * 5)]
     assert outcomes == ["FULL_MASK"] * 5, "there is no engine: it fails closed"
 
-    config = {
-        "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"},
-        "scrape_configs": [
-            {"job_name": job, "static_configs": [{"targets": [address]}]}
-            for job, address in (("plane", plane["metrics"]), ("agent", agent["metrics"]))
-        ],
-    }
-    (tmp_path / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
-    processes.start(
-        "prometheus", program, f"--config.file={tmp_path / 'prometheus.yml'}",
-        f"--storage.tsdb.path={tmp_path / 'tsdb'}", "--web.listen-address=127.0.0.1:0",
-    )  # fmt: skip
-    found = eventually(lambda: re.search(r'"?Listening on"? address=(\S+)', processes.log("prometheus")))
-    address = found.group(1)
-
-    def ask(query: str) -> dict[tuple[str, ...], float]:
-        parameters = urllib.parse.urlencode({"query": query})
-        try:
-            with urllib.request.urlopen(f"http://{address}/api/v1/query?{parameters}", timeout=WAIT_S) as answer:
-                results = json.load(answer)["data"]["result"]
-        except OSError:  # it is about to start
-            return {}
-        return {
-            tuple(v for k, v in sorted(r["metric"].items()) if k not in ("__name__", "instance")): float(r["value"][1])
-            for r in results
-        }
-
+    ask = processes.prometheus(plane=plane["metrics"], agent=agent["metrics"])
     up = {("agent",): 1.0, ("plane",): 1.0}
     eventually(lambda: ask("up") == up)
     assert eventually(lambda: ask('maskfleet_frames_total{job="agent"}')) == {("agent", "FULL_MASK", "NO_ENGINE"): 5}
@@ -149,3 +167,80 @@ def test_a_prometheus_scrapes_plane_and_agent(tmp_path: Path, processes: Process
     eventually(lambda: ask("sum by (release) (maskfleet_fleet_stage_seconds_count)").get(("none",), 0) > 0)
     eventually(lambda: ask('maskfleet_devices{state="online"}') == {("plane", "online"): 1.0})
     eventually(lambda: ask("maskfleet_fleet_devices") == {("plane", "none", "EMPTY", "none"): 1.0})
+
+
+STRATEGY = strategy_pb2.RolloutStrategy(
+    waves=[
+        strategy_pb2.WaveSpec(share=strategy_pb2.Share(count=1), soak=Duration(seconds=3600)),
+        strategy_pb2.WaveSpec(share=strategy_pb2.Share(percent=100)),
+    ],
+    judge=strategy_pb2.JudgePolicy(kind=strategy_pb2.JUDGE_KIND_THRESHOLDS),
+)
+
+
+async def a_canary_soaks_and_sends_metrics(plane: dict[str, str], closing: contextlib.AsyncExitStack) -> None:
+    """A release is rolled out to one of two devices, which sends what it counts by OTLP."""
+    operator, builder = [
+        await closing.enter_async_context(Client(plane["listen"], Path(plane[f"{who}_token_file"]).read_text().strip()))
+        for who in ("operator", "builder")
+    ]
+    create = releases_service_pb2.CreateReleaseRequest(model="centerface", targets=["ort-cpu"])
+    release = (await operator.call(operator.releases.CreateRelease, create)).release
+    await builder.build()
+    token = await operator.call(operator.devices.CreateJoinToken, devices_service_pb2.CreateJoinTokenRequest())
+    devices = {}
+    for name in ("a", "b"):
+        devices[name] = await (await TestDevice(plane["listen"], name).enrol(token.token)).connect()
+        closing.push_async_callback(devices[name].disconnect)
+    request = rollouts_service_pb2.CreateRolloutRequest(release_id=release.id, strategy=STRATEGY)
+    rollout = (await operator.call(operator.rollouts.CreateRollout, request)).rollout
+    canary = devices[next(d.device_name for d in rollout.devices if d.wave == 0)]
+    await canary.say(await canary.desired(), "COMMITTED")
+    channel = await closing.enter_async_context(connect_aio(plane["listen"]))
+    stub: Any = metrics_service_pb2_grpc.MetricsServiceStub(channel)  # type: ignore[no-untyped-call]
+    counted = otlp(
+        frames(90, release=release.id),
+        frames(2, outcome="DROPPED", reason="SOURCE_FRAME", release=release.id),
+        frames(8, outcome="DROPPED", reason="SUPERSEDED", release=release.id),
+    )
+    await stub.Export(counted, timeout=WAIT_S, metadata=metadata(canary.credential))
+
+
+async def test_prometheus_sees_a_release_its_rollout_and_what_the_judge_says(
+    tmp_path: Path, processes: Processes
+) -> None:
+    await add_model(tmp_path)
+    plane = processes.ready(
+        processes.start(
+            "plane", sys.executable, "-m", "control_plane", "--data-dir", str(tmp_path), "--listen", "127.0.0.1:0",
+            "--metrics-listen", "127.0.0.1:0",
+        ),
+        "plane",
+    )  # fmt: skip
+    async with contextlib.AsyncExitStack() as closing:
+        await a_canary_soaks_and_sends_metrics(plane, closing)
+        ask = processes.prometheus(plane=plane["metrics"])
+
+        def sees(query: str, wanted: Callable[[dict[tuple[str, ...], float]], bool]) -> None:
+            eventually(lambda: wanted(ask(query)))
+
+        def look() -> None:
+            sees("maskfleet_rollout_state", lambda found: found == {("plane", "ro-1", "SOAKING"): 1.0})
+            sees("maskfleet_judge_verdicts_total", lambda found: found.get(("plane", "INCONCLUSIVE"), 0) >= 1)
+            sees(
+                "maskfleet_fleet_frames_total",
+                lambda found: found == {
+                    ("plane", "MASKED", "r-1", "ort-cpu"): 90.0, ("plane", "DROPPED", "r-1", "ort-cpu"): 10.0,
+                },
+            )  # fmt: skip
+            sees(
+                "maskfleet_fleet_guard_actions_total",
+                lambda found: found == {("plane", "SOURCE_FRAME", "r-1", "ort-cpu"): 2.0},
+            )
+            sees("sum by (release) (maskfleet_fleet_devices)", lambda found: sum(found.values()) == 2.0)
+
+        await asyncio.to_thread(look)
+    with urllib.request.urlopen(f"http://{plane['metrics']}/metrics", timeout=WAIT_S) as answer:
+        text = answer.read().decode()
+    (help_line,) = [line for line in text.splitlines() if line.startswith("# HELP maskfleet_judge_verdicts_total")]
+    assert "no statistical verdict" in help_line

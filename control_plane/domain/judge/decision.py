@@ -60,7 +60,7 @@ class DecisionRecord:
         reasons: as in the decision.
         statistical: as in the decision.
         inputs: as in the decision, and under ``looks`` how many evaluations it stands for: this one, and those since
-            the record before it that said nothing new.
+            the record before it that said nothing new; under ``opened`` when the wave had opened.
     """
 
     id: str

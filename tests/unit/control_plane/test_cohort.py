@@ -92,7 +92,14 @@ REFUSED = {
     "a wave that brings nobody": (strategy(percent(10), percent(20), ALL), "wave 2 (20 % of 3 devices) brings no"),
     "more in the first wave than there are": (strategy(Share(count=5), ALL), "wave 2 (100 % of 3 devices) brings no"),
     "mixed shares that fall": (strategy(Share(count=3), percent(50), ALL), "wave 2 (50 % of 3 devices) brings no"),
-    "a last wave by number that is not everybody": (strategy(Share(count=2)), "wave 1 is the last one"),
+    "a last wave by number that is not everybody": (
+        strategy(Share(count=2)),
+        "wave 1 is the last one and has 2 of 3 devices",
+    ),
+    "a number that brings nobody": (
+        strategy(Share(count=3), Share(count=4), ALL),
+        "wave 2 (4 of 3 devices) brings no",
+    ),
     "a holdout of everybody": (strategy(Share(count=1), ALL, held=Share(count=3)), "leaves none of 3 devices"),
 }
 

@@ -202,7 +202,9 @@ async def test_harm_takes_back_who_committed_and_leaves_alone_who_never_got_it(b
     await bench.everybody()
     assert (await bench.rollout()).state is RolloutState.ROLLED_BACK
     record = (await bench.records())[-1]
-    assert (record.verdict, record.action, record.inputs) == (Verdict.FAIL, "roll back", {"p95": 4.0, "looks": 9})
+    assert (record.verdict, record.action) == (Verdict.FAIL, "roll back")
+    assert rollout.opened is not None
+    assert record.inputs == {"p95": 4.0, "looks": 9, "opened": rollout.opened.isoformat()}
 
 
 async def test_a_canary_that_refuses_takes_the_rollout_back_at_once_with_its_record(bench: Bench) -> None:
@@ -272,7 +274,7 @@ async def test_evidence_that_cannot_be_read_holds_and_a_store_that_is_away_does_
     assert (await bench.rollout()).state is RolloutState.HELD
     record = (await bench.records())[-1]
     assert "ZeroDivisionError" in record.reasons[0]
-    assert (record.reasons[1], set(record.inputs)) == ("so this record holds none", {"looks"})
+    assert (record.reasons[1], set(record.inputs)) == ("so this record holds none", {"looks", "opened"})
 
 
 async def test_a_pause_stops_waves_and_the_soak_and_devices_under_way_finish(bench: Bench) -> None:

@@ -126,7 +126,9 @@ CASES = {
         evidence(canary(interval(40)), control(GOOD)), CANNOT_TELL, ("40 of 100 frames (cam-1 40)",)
     ),
     "too few frames of the control cohort: nobody can tell": Case(
-        evidence(canary(GOOD), control(interval(99))), CANNOT_TELL, ("99 of 100 frames",)
+        evidence(canary(GOOD), control(interval(99))),
+        CANNOT_TELL,
+        ("too few frames of the control cohort: 99 of 100 frames",),
     ),
     "enough frames, but spread so thinly that no device has a figure": Case(
         evidence(*(canary(interval(10), name=f"cam-{n}") for n in range(12)), control(GOOD)),

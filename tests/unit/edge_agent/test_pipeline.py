@@ -348,7 +348,11 @@ def test_a_dropped_frame_is_counted_too() -> None:
     bench = Bench()
     answer = bench.masker.dropped(Reason.SUPERSEDED, "a newer frame", arrived=0.0)
     assert (answer.outcome, answer.data) == (Outcome.DROPPED, None)
-    assert bench.records[0].reason is Reason.SUPERSEDED
+    assert Stage.TOTAL in answer.stages_s
+    assert bench.records == [FrameRecord(Outcome.DROPPED, Reason.SUPERSEDED, {}, release_id="r-1", target="ort-cpu")]
+    bench.serving.swap(None)
+    bench.masker.dropped(Reason.SHUTTING_DOWN, "it stops", arrived=0.0)
+    assert bench.records[1].release_id == ""
 
 
 def test_what_a_stream_may_not_change_is_refused_at_once_or_held() -> None:

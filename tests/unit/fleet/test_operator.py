@@ -27,6 +27,7 @@ from maskfleet.v1 import (
     events_service_pb2_grpc,
     rollouts_service_pb2,
     rollouts_service_pb2_grpc,
+    strategy_pb2,
 )
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=timezone.utc)
@@ -218,7 +219,15 @@ def test_each_verb_asks_the_plane_and_shows_the_rollout(
     assert main(["rollouts", verb, "ro-3"]) == 0
     said = capsys.readouterr().out
     assert type(plane.asked[0]).__name__.lower().startswith(verb if verb != "show" else "get")
-    for word in ("ro-3 → r-4", "SOAKING", "✓ 25 %", "▶ 50 % soaking", "○ 100 %", "2 of 2 settled", "agent-4"):
+    for word in (
+        "ro-3 → r-4",
+        "SOAKING",
+        "✓ 25 %",
+        "▶ 50 % soaking",
+        "○ 100 %",
+        "2 of 4 settled (up to wave 2: 2 of 2)",
+        "agent-4",
+    ):
         assert word in said
     assert "this is no statistical verdict" in said
     assert main(["rollouts", verb, "ro-9"]) == 4
@@ -230,7 +239,24 @@ def test_explain_prints_the_sentences_and_says_what_kind_of_judge_it_was(
     assert main(["rollouts", "explain", "ro-3"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == ["ro-3 → r-4: SOAKING", "- 12:00:05 wave 1 opened for agent-1."]
-    assert said[-1].endswith("none of this is a statistical verdict.")
+    assert said[-1] == "Its judge compares with fixed limits: none of this is a statistical verdict."
+    plane.states[0].strategy.judge.kind = strategy_pb2.JUDGE_KIND_NONE
+    assert main(["rollouts", "explain", "ro-3"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == "Hard limits and silence alone judge it: none of this is a statistical verdict."
+
+
+def test_a_list_with_reasons_of_judged_rollouts_says_that_they_are_no_statistics(
+    plane: PlaneOfATest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["rollouts", "list"]) == 0
+    out, err = capsys.readouterr()
+    assert "the devices of wave 2 are watched" in out
+    assert "none of them is a statistical verdict" in err
+    plane.states[0].ClearField("strategy")
+    plane.states[0].ClearField("decision")
+    assert main(["rollouts", "list"]) == 0
+    assert "statistical" not in capsys.readouterr().err
 
 
 def test_decisions_come_newest_first_page_by_page(plane: PlaneOfATest, capsys: pytest.CaptureFixture[str]) -> None:

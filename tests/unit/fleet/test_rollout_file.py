@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from control_plane.domain.strategy import MAX_WAVES
 from fleet.rollout_file import plan_of_flags, read_plan, schema_text
 from maskfleet.errors import FleetError, InvalidInputError, NotFoundError
 
@@ -66,6 +67,13 @@ WAVES = "waves:\n- percent: 10\n  soak: 10m\n"
         pytest.param("strata: [no]", "truth value false .*, not a text", id="a word that YAML reads as false"),
         pytest.param("strata: site", "the text 'site', not a list", id="a text for a list"),
         pytest.param("judge: {kind: treshold}", "did you mean thresholds", id="a kind of judge"),
+        pytest.param(
+            "judge: {max_p95: 1.5}", "1:9: there is no key 'max_p95' in judge: did you mean max_p95_ratio",
+            id="a metric that nobody knows",
+        ),
+        pytest.param(
+            "judge: {fps: 25}", "no key 'fps' in judge: allowed are kind, max_error", id="no metric at all"
+        ),
         pytest.param("judge: {max_p95_ratio: 0.5}", "0.5: give a number from 1 to 1000", id="a ratio below one"),
         pytest.param("judge:", "1:7: judge is empty, not a mapping", id="nothing after the colon"),
         pytest.param("seed: 0", "give a number from 1", id="the seed that says draw one"),
@@ -105,6 +113,15 @@ def test_files_that_cannot_be_read(tmp_path: Path, data: bytes | None, kind: typ
     if data is not None:
         file.write_bytes(data)
     with pytest.raises(kind, match=said):
+        read_plan(file)
+
+
+def test_a_file_takes_as_many_waves_as_the_plane(tmp_path: Path) -> None:
+    file = tmp_path / "rollout.yaml"
+    file.write_text("waves:\n" + "".join(f"- count: {n + 1}\n" for n in range(MAX_WAVES)))
+    assert len(read_plan(file).request("req-1", release="r-1").strategy.waves) == MAX_WAVES
+    file.write_text(file.read_text() + f"- count: {MAX_WAVES + 1}\n")
+    with pytest.raises(InvalidInputError, match=f"give 1 to {MAX_WAVES}"):
         read_plan(file)
 
 

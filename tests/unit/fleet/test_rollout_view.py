@@ -98,6 +98,71 @@ def test_states_look_different(changes: dict[str, Any], said: str) -> None:
     assert said in "\n".join(each.rstrip() for each in lines) + "\n"
 
 
+FAIL = {
+    **PASS,
+    "verdict": "FAIL",
+    "wave": 1,
+    "inputs": {"opened": "2026-01-02T11:59:00+00:00"},
+    "reasons": [
+        "p95 latency: 96 ms to 48 ms",
+        "failed frames: as many",
+        "9 frames",
+        "fixed limits, no statistical verdict",
+    ],
+}
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 36)])
+def test_reasons_take_the_lines_that_devices_leave_the_deciding_one_first(width: int, height: int) -> None:
+    few = drawn(rollout(2, decision=FAIL), width, height)
+    at = next(n for n, each in enumerate(few) if each.startswith("FAIL"))
+    assert [each.strip() for each in few[at + 1 : at + 4]] == FAIL["reasons"][:3]
+    assert sum("no statistical verdict" in each for each in few) == 1, "said once"
+    many = drawn(rollout(500, decision={**FAIL, "reasons": [f"reason {n}" for n in range(40)]}), width, height)
+    assert any("reason 0" in each for each in many)
+    assert any("more: fleet rollouts explain ro-3" in each for each in many)
+    assert sum("agent-with-a-name" in each for each in many) >= 3
+
+
+def test_frames_count_from_the_opening_of_the_wave_and_without_any_there_is_no_scale() -> None:
+    def point(time: str, frames: int) -> dict[str, Any]:
+        return {"time": f"2026-01-02T{time}.000Z", "frames": frames, "failed": 0, "p95_ms": 9.0 if frames else None}
+
+    points = [point("11:58:00", 278), point("11:59:00", 50), point("11:59:30", 60), point("11:59:40", 72)]
+    series = [{"cohort": "CANARY", "devices": 1, "points": points}]
+    begun = {"create_time": "2026-01-02T11:58:30.000Z", "series": series}
+
+    def frames(**changes: Any) -> str:
+        row = next(each for each in drawn(rollout(3, **begun, **changes), 120, 40) if each.startswith("canary"))
+        return row.split()[2]
+
+    assert frames(decision=FAIL) == "132"
+    assert frames(decision=None) == "182", "since the rollout began, where nothing says when the wave opened"
+    assert frames(decision={**FAIL, "wave": 0}) == "182", "a decision about the wave before says nothing of this one"
+    nothing = rollout(3, series=[{"cohort": "CANARY", "devices": 1, "points": [point("11:59:50", 0)]}])
+    text = "\n".join(drawn(nothing, 120, 40))
+    assert " MS" not in text
+    assert "P95 OVER TIME" in text
+
+
+def test_a_device_s_state_is_said_once_and_its_stratum_has_a_column_where_there_is_room() -> None:
+    shown = rollout(3)
+    shown["devices"][0]["detail"] = "COMMITTED"
+    for width in (80, 120):
+        lines = drawn(shown, width, 40)
+        row = next(each for each in lines if "agent-with-a-name-0" in each)
+        assert row.count("COMMITTED") == 1
+        assert ("site=berlin" in row) is (width == 120)
+        assert any("STRATUM" in each for each in lines) is (width == 120)
+
+
+def test_the_bar_is_of_all_devices_and_beside_it_stands_how_far_the_wave_is() -> None:
+    line_of = next(each for each in drawn(rollout(), 120, 40) if each.startswith("devices"))
+    assert line_of.split("░ ")[1].strip() == (
+        "1 of 10 settled (up to wave 2: 1 of 5); 1 committed, 5 pending, 4 updating"
+    )
+
+
 def test_a_line_has_no_figures_that_change_all_the_time() -> None:
     assert line(rollout()) == (
         "ro-3 SOAKING: 1 committed, 5 pending, 4 updating; wave 2 of 3; PASS by fixed limits, no statistical verdict"
