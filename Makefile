@@ -3,17 +3,18 @@ PYTHON ?= python3
 export UV_HTTP_TIMEOUT ?= 180
 export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = 1
+export ORT_DISABLE_TELEMETRY = 1
 bin := .venv/bin
 stamp := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format protos bench clean
+.PHONY: help install demo test lint format protos bench bench-compile clean
 
 help:
 	@echo "make demo    the main job, shown: a model becomes an engine, reaches three agents and masks a live stream"
 	@echo "make test    the tests"
 	@echo "make lint    ruff, mypy, import-linter, buf, stub drift"
-	@echo "make bench   what a frame costs"
+	@echo "make bench   what a frame costs; make bench-compile: what an engine costs"
 	@echo "make protos  make maskfleet/v1 from proto/"
 
 install: $(stamp)
@@ -62,6 +63,9 @@ protos:
 
 bench: install
 	$(bin)/python -m benchmarks
+
+bench-compile: install
+	$(bin)/python -m benchmarks.compile --search
 
 clean:
 	rm -rf .venv .tools node_modules demo-out

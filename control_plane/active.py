@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from control_plane.domain.device import Assignment
 from control_plane.domain.judge.decision import Decision, DecisionRecord
 from control_plane.domain.rollout import EXPIRING, Member, Rollout, RolloutState
+from control_plane.domain.waves import STAYS
 from control_plane.fleet import Fleet
 
 SAVED_EVERY = timedelta(seconds=5)
@@ -60,6 +61,7 @@ class Active:
         self.tally = Counter((m.wave, m.state) for m in self.members.values())
         self.due = 0.0
         self._newest = newest
+        self._looks = 0
         self._watched_at_record = rollout.watched
         self._saved = rollout.watched
         self._away = {member.device_id: member.away for member in self.members.values()}
@@ -78,6 +80,7 @@ class Active:
             self.replace(member)
         if change.record is not None:
             self._newest, self._watched_at_record = change.record, change.rollout.watched
+            self._looks = 0
 
     def watch(self, step: timedelta) -> bool:
         """Time passes; whether it is time to write down how far it has come."""
@@ -112,15 +115,18 @@ class Active:
         """The record of a decision about the rollout as it stands; None where it says nothing new.
 
         New is another verdict, action, wave or sentence (figures that grow are none), the end of the soak, and
-        anything after :data:`RECORDED_EVERY` of watched time.
+        anything after :data:`RECORDED_EVERY` of watched time. That a rollout stays held or paused is no other action.
+        What says nothing new is counted, and the next record has the number.
         """
+        self._looks += 1
         rollout, newest = self.rollout, self._newest
         soaked_since = rollout.soaked and self._watched_at_record < rollout.soak
         soaking = rollout.state is RolloutState.SOAKING
         long_ago = soaking and abs(rollout.watched - self._watched_at_record) >= RECORDED_EVERY
         if newest is not None and not soaked_since and not long_ago:
-            said = (newest.verdict, newest.action, newest.wave, [_FIGURES.sub("0", r) for r in newest.reasons])
-            if said == (decision.verdict, action, rollout.wave, [_FIGURES.sub("0", r) for r in decision.reasons]):
+            same = action == newest.action or action in STAYS.values()
+            said = (newest.verdict, newest.wave, [_FIGURES.sub("0", r) for r in newest.reasons])
+            if same and said == (decision.verdict, rollout.wave, [_FIGURES.sub("0", r) for r in decision.reasons]):
                 return None
         number = rollout.decisions + 1
         return DecisionRecord(
@@ -133,5 +139,5 @@ class Active:
             action=action,
             reasons=decision.reasons,
             statistical=decision.statistical,
-            inputs=decision.inputs,
+            inputs={**decision.inputs, "looks": self._looks},
         )

@@ -4,6 +4,8 @@
   record: there is no second one that could differ from it.
 - What was received of an upload stays for the next try, until its digest turns out wrong or the disk is full.
 - One upload at a time of one digest; a second waits, and finds the file there.
+- Whoever asks whether a file is there is told of whole ones only: a file that was damaged on the disk is dropped, so
+  that it is uploaded again. Each is read for that once, and again when it changes.
 
 Example::
 
@@ -19,8 +21,9 @@ import contextlib
 import errno
 import os
 import shutil
+import tempfile
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,10 +38,12 @@ from maskfleet.errors import (
     UnavailableError,
 )
 from maskfleet.ids import check_digest, digest_file
+from maskfleet.logs import get_logger
 
 MAX_BYTES = 2 << 30
 MAX_CHUNK = 1 << 20
 READ_CHUNK = 256 << 10
+_SCRATCH = ".scratch-"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -54,7 +59,10 @@ class Artifacts:
         self._folder = folder
         self._partial = folder / "partial"
         self._partial.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in self._partial.glob(f"{_SCRATCH}*"):  # of a plane that was killed
+            shutil.rmtree(left, ignore_errors=True)
         self._max_bytes = max_bytes
+        self._checked: dict[str, tuple[int, int, int]] = {}
         self._uploads: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     def path(self, digest: str) -> Path:
@@ -75,6 +83,40 @@ class Artifacts:
             return self.path(digest).stat().st_size
         except NotFoundError:
             return None
+
+    async def whole(self, digest: str) -> int | None:
+        """Size in bytes of a file that is what its digest says; None where it is not there, or was damaged and is gone
+        now.
+
+        Raises:
+            InvalidInputError: that is no digest.
+        """
+        try:
+            path = self.path(digest)
+            mark = _mark(path)
+            if self._checked.get(path.name) == mark:
+                return mark[0]
+            actual = await asyncio.to_thread(digest_file, path)
+            if _mark(path) != mark:  # somebody dropped it, and it came again: ask anew
+                return await self.whole(digest)
+            if actual == digest:
+                self._checked[path.name] = mark
+                return mark[0]
+        except (NotFoundError, FileNotFoundError):
+            return None
+        get_logger(__name__).error("an artifact was damaged on the disk and is dropped", digest=digest, found=actual)
+        self.drop(digest)
+        return None
+
+    def drop(self, digest: str) -> None:
+        """Removes a file; one that is being read is read to its end.
+
+        Raises:
+            InvalidInputError: that is no digest.
+        """
+        name = check_digest(digest).removeprefix("sha256:")
+        self._checked.pop(name, None)
+        (self._folder / name).unlink(missing_ok=True)
 
     def received(self, digest: str) -> int:
         """How many bytes of an upload are there."""
@@ -111,7 +153,7 @@ class Artifacts:
             )
         turn = self._uploads.setdefault(name, asyncio.Lock())
         async with turn:
-            if (there := self.size(digest)) is not None:
+            if (there := await self.whole(digest)) is not None:
                 return there
             partial = self._partial / name
             try:
@@ -166,8 +208,22 @@ class Artifacts:
             raise DigestMismatchError(
                 f"the upload has digest {actual}, it was announced as {digest}", remedy="send the whole file again"
             )
-        partial.replace(self._folder / partial.name)
+        final = partial.replace(self._folder / partial.name)
+        self._checked[final.name] = _mark(final)
         await asyncio.to_thread(sync_directory, self._folder)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder on the same disk for the block."""
+        with tempfile.TemporaryDirectory(dir=self._partial, prefix=_SCRATCH) as folder:
+            yield Path(folder)
+
+    async def keep(self, path: Path) -> str:
+        """Takes in a file that was made in :meth:`scratch`; its digest."""
+        digest = await asyncio.to_thread(digest_file, path)
+        path.replace(self._folder / digest.removeprefix("sha256:"))
+        await asyncio.to_thread(sync_directory, self._folder)
+        return digest
 
     async def chunks(self, digest: str, *, offset: int = 0) -> AsyncIterator[bytes]:
         """A file's bytes from an offset, 256 KiB at a time.
@@ -187,6 +243,12 @@ class Artifacts:
                 yield chunk
         finally:
             file.close()
+
+
+def _mark(path: Path) -> tuple[int, int, int]:
+    """What changes when a file does: its size, when it was written, and which it is."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def _opened_at(path: Path, offset: int) -> BinaryIO:

@@ -56,7 +56,14 @@ class Assigning:
             async with self._store.reading() as look:
                 release = await self.release(look, assignment.release_id)
             digest, manifest = release.manifest_digest, release.manifest
-        return Desired(assignment.generation, assignment.envelope, assignment.release_id, digest, manifest)
+        return desired_of(assignment, digest, manifest)
+
+
+def desired_of(assignment: Assignment, digest: str, manifest: bytes) -> Desired:
+    """What goes down a device's stream: an assignment with its release's digest and manifest."""
+    return Desired(
+        assignment.generation, assignment.envelope, assignment.release_id, digest, manifest, assignment.correlation_id
+    )
 
 
 async def ready_release(look: Reading, release_id: str) -> Release:

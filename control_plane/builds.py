@@ -253,7 +253,7 @@ class BuildQueue:
             for column, key in (("recipe", recipe), ("cache_key", cache_key)):
                 where = {column: key, "target": leased.target, "state": BuildState.SUCCEEDED.value}
                 for build in await look.select(Build, where, descending=True, limit=FOUND) if key else []:
-                    if self._artifacts.size(build.engine_digest) == build.engine_size_bytes:
+                    if await self._artifacts.whole(build.engine_digest) == build.engine_size_bytes:
                         self._log.info("engine found", build=leased.id, as_of=build.id, engine=build.engine_digest)
                         return build
         return None

@@ -194,6 +194,7 @@ def to_device(item: Desired | Ack) -> devices_service_pb2.ConnectResponse:
             manifest=item.manifest,
             generation=item.generation,
             components=_components(item.release_id, item.release_digest),
+            correlation_id=item.correlation_id,
         )
     )
 
@@ -296,6 +297,7 @@ def build_message(release: Release, build: Build, known: Known | None = None) ->
         verification=wire_state(known.verification),
         verified_by=known.verified_by,
         missing_builder=known.missing_builder,
+        correlation_id=release.correlation_id,
     )
 
 

@@ -18,7 +18,7 @@ from control_plane.assigning import Assigning
 from control_plane.auth import actor
 from control_plane.changes import Changes
 from control_plane.domain.device import Assignment, Report
-from control_plane.domain.judge import Decision, DecisionRecord
+from control_plane.domain.judge import NO_STATISTICS, Decision, DecisionRecord
 from control_plane.domain.rollout import (
     MEMBER_TABLE,
     Member,
@@ -44,7 +44,7 @@ from control_plane.signing import Signer
 from control_plane.store.port import Reading, Store, Writing
 from maskfleet.clock import Clock
 from maskfleet.errors import NotFoundError
-from maskfleet.logs import get_logger
+from maskfleet.logs import correlated, correlation_id, get_logger
 
 _PACE = 10  # rests for so many times as long as the judge took
 _ON_THE_WAY = (MemberState.UPDATING, MemberState.REVERTING)
@@ -188,6 +188,7 @@ class Controller:
                 return
             reason = f"an operator {did}"
             moved = rollout.moved(event, reason=reason, now=self._clock.now())  # says why where it cannot be
+            moved = dataclasses.replace(moved, correlation_id=correlation_id())
             if active is not None:
                 notes = [("rollout.moved", f"{reason}: {moved.state.value}")]
                 await self._write(active, Change(moved, notes=notes, actor=actor()))
@@ -200,9 +201,11 @@ class Controller:
                 assignment = await tx.get(Assignment, device_id)
                 if assignment is not None and report.generation > assignment.generation:
                     # The store was restored from a copy: what it would say looks old to the device.
+                    cause = assignment.correlation_id
                     assignment = await self._assigning.assign(
                         tx, device_id, assignment.release_id, above=report.generation
                     )
+                    assignment = dataclasses.replace(assignment, correlation_id=cause)
                     await tx.put(assignment)
             active = self._active.get(self._rollout_of.get(device_id, ""))
             if active is not None and assignment is not None:
@@ -273,6 +276,10 @@ class Controller:
 
     async def _settle(self, active: Active, decision: Decision | None = None) -> None:
         """Asks and does, until nothing is to be done. A decision holds for the rollout as it stands now, once."""
+        with correlated(active.rollout.correlation_id):  # of who wanted it, whoever's report or clock moves it now
+            await self._settled(active, decision)
+
+    async def _settled(self, active: Active, decision: Decision | None) -> None:
         refused = any(n for (_, state), n in active.tally.items() if state is MemberState.FAILED)
         if decision is None and refused and active.rollout.looked_at:
             decision = await self._asked(active)  # what takes a rollout back has its record, and at once
@@ -280,7 +287,7 @@ class Controller:
             actions = decide(active.rollout, active.tally, decision)
             change = self._acted(active, actions)
             if decision is not None:
-                change.record = active.record(decision, action_of(actions), self._clock.now())
+                change.record = active.record(decision, action_of(actions, active.rollout.state), self._clock.now())
                 decision = None
             if actions or change.record is not None:
                 await self._write(active, change)
@@ -313,6 +320,10 @@ class Controller:
 
     async def _write(self, active: Active, change: Change) -> None:
         """One transaction: the change, and the assignments that follow from it. Then memory, devices, watchers."""
+        with correlated(change.rollout.correlation_id):
+            await self._written(active, change)
+
+    async def _written(self, active: Active, change: Change) -> None:
         rollout, now = change.rollout, self._clock.now()
         async with self._store.writing() as tx:
             for device_id, member in change.members.items():
@@ -321,19 +332,19 @@ class Controller:
                     continue
                 assignment = await self._assigning.follows(tx, before, member, rollout.release_id)
                 if assignment is not None:
-                    change.assignments.append(assignment)
+                    change.assignments.append(dataclasses.replace(assignment, correlation_id=rollout.correlation_id))
                     if member.state in _ON_THE_WAY:
                         change.members[device_id] = dataclasses.replace(member, generation=assignment.generation)
                 if member.state is MemberState.COMMITTED:
                     await self._proved(tx, member, rollout.release_id)
                 if member.state in _TOLD:
-                    text = f"{member.device_name} {member.state.value}: {member.detail}"
+                    detail = member.detail if member.detail != member.state.value else ""
+                    text = f"{member.device_name} {member.state.value}{': ' if detail else ''}{detail}"
                     change.notes.append(("member.moved", text))
                     self._log.info("device moved", rollout=rollout.id, device=device_id, state=member.state.value)
             if change.record is not None:
                 rollout = change.rollout = dataclasses.replace(rollout, decisions=change.record.number)
-                why = change.record.reasons[0] if change.record.reasons else "no reason given"
-                change.notes.append(("decision", f"{change.record.verdict.value}, {change.record.action}: {why}"))
+                change.notes.insert(0, ("decision", _told(change.record)))  # before what it brings about
             await tx.put(rollout, *change.members.values())
             await tx.put(*change.assignments)
             if change.record is not None:
@@ -381,6 +392,12 @@ class Controller:
                 rollout = await _rollout(look, rollout_id)
                 members = await look.select(Member, {"rollout_id": rollout_id})
         return rollout, sorted(members, key=lambda m: (m.wave, m.device_name))
+
+
+def _told(record: DecisionRecord) -> str:
+    how = "" if record.statistical else f" ({NO_STATISTICS})"
+    why = record.reasons[0] if record.reasons else "no reason given"
+    return f"{record.verdict.value}, {record.action}{how}: {why}"
 
 
 async def _rollout(look: Reading, rollout_id: str) -> Rollout:

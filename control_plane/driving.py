@@ -20,6 +20,7 @@ from typing import Any
 
 import grpc.aio
 
+from control_plane.assigning import desired_of
 from control_plane.changes import Changes
 from control_plane.controller import Controller
 from control_plane.domain.device import Assignment, Device, Report
@@ -161,7 +162,7 @@ async def _desired(look: Reading, device_id: str) -> Desired | None:
         return None
     release = await look.get(Release, assignment.release_id) if assignment.release_id else None
     digest, manifest = (release.manifest_digest, release.manifest) if release is not None else ("", b"")
-    return Desired(assignment.generation, assignment.envelope, assignment.release_id, digest, manifest)
+    return desired_of(assignment, digest, manifest)
 
 
 class DrivenElsewhere(grpc.aio.ServerInterceptor):

@@ -7,7 +7,7 @@ Example::
         await note(tx, "release.ready", release.id, "every build passed", now=clock.now())
 
 Kinds in use: ``device.enrolled|connected|disconnected``, ``model.created``, ``release.created|ready|failed|canceled``,
-``engine.proven``, ``rollout.created|moved``, ``member.moved``, ``decision``.
+``release.logged``, ``engine.proven``, ``rollout.created|moved``, ``member.moved``, ``decision``.
 """
 
 from __future__ import annotations

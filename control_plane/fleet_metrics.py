@@ -10,7 +10,7 @@ here too would count a frame twice.) A scrape costs as much as there are sums, w
 - ``maskfleet_otlp_points_total{result="taken|repeated|refused"}``
 - ``maskfleet_fleet_devices{release,target,state}``: by what they run; the state is the engine's, or ``OFFLINE``.
 - ``maskfleet_rollout_state{rollout,state}``: 1 for the state of each of the last rollouts.
-- ``maskfleet_judge_verdicts_total{verdict}``: decision records.
+- ``maskfleet_judge_verdicts_total{verdict}``: decision records; no statistical verdicts.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from control_plane.domain.judge.decision import NO_STATISTICS
 from control_plane.domain.series import Ledger, Point, RefusedPoint, check, rebucketed
 
 BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.033, 0.05, 0.066, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -131,7 +132,8 @@ class FleetMetrics(Collector):
         about = "Releases put in place or taken back, on all devices"
         yield _counter("maskfleet_fleet_engine_swaps", about, ("result",), swaps)
         yield _counter("maskfleet_otlp_points", "Values that devices sent", ("result",), _by_one(points))
-        yield _counter("maskfleet_judge_verdicts", "Decision records by verdict", ("verdict",), _by_one(verdicts))
+        about = f"Decision records by verdict ({NO_STATISTICS})"
+        yield _counter("maskfleet_judge_verdicts", about, ("verdict",), _by_one(verdicts))
         yield _histogram(stages)
         about = "Devices by what they run"
         yield _gauge("maskfleet_fleet_devices", about, ("release", "target", "state"), devices)

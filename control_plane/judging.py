@@ -93,7 +93,8 @@ class Judging:
         except UnavailableError:
             raise
         except Exception as error:  # noqa: BLE001  # fails closed: whatever it is, the rollout is held
-            return Decision(Verdict.ERROR, (f"the evidence cannot be read: {type(error).__name__}: {error}",))
+            why = f"the evidence cannot be read: {type(error).__name__}: {error}"
+            return Decision(Verdict.ERROR, (why, "so this record holds none"))
         policy = rollout.strategy.judge
         if rollout.proving:  # hard limits and silence: there is nothing yet to compare with
             policy = dataclasses.replace(policy, kind=JudgeKind.NONE)

@@ -22,6 +22,7 @@ class Desired:
         release_id: what it assigns; empty for nothing but what is committed.
         release_digest: digest of that release's manifest payload.
         manifest: its envelope.
+        correlation_id: of the action behind it, for the device's log.
     """
 
     generation: int
@@ -29,6 +30,7 @@ class Desired:
     release_id: str
     release_digest: str
     manifest: bytes
+    correlation_id: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

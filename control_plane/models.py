@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 from control_plane.artifacts import Artifacts
 from control_plane.auth import actor
-from control_plane.domain.release import Model
+from control_plane.domain.release import Build, Model
 from control_plane.events import note
-from control_plane.registry import Registry, inspect
+from control_plane.registry import ModelFacts, Registry, inspect
 from control_plane.release_making import find_model
 from control_plane.requests import Asked, earlier
 from control_plane.store.port import Store
 from maskfleet.clock import Clock
 from maskfleet.decoding import decoder_spec
+from maskfleet.errors import BadModelError
 from maskfleet.ids import check_name
 from maskfleet.logs import get_logger
 
@@ -24,6 +28,7 @@ class Models:
         self._artifacts = artifacts
         self._registry = registry
         self._clock = clock
+        self._checking: Counter[str] = Counter()
 
     async def create(self, asked: Asked, name: str, decoder: str, digest: str, description: str) -> Model:
         """Checks an uploaded file and registers it as the next version of a name.
@@ -31,7 +36,8 @@ class Models:
         Raises:
             InvalidInputError: the name is none, or there is no such decoder.
             NotFoundError: the file was not uploaded.
-            BadModelError: it is no ONNX, or not what its decoder reads.
+            BadModelError: it is no model, or not what its decoder reads; the file goes where nobody else needs it.
+            UnsupportedError: it is a PyTorch model, and torch is not installed here.
             UnavailableError: the registry does not answer.
         """
         check_name("model", name)
@@ -40,10 +46,13 @@ class Models:
         async with self._store.reading() as look:
             if (done := await earlier(look, asked)) is not None:
                 return await find_model(look, done)
-        facts = await inspect(path, decoder)
+        # What is registered, built and named is ONNX, whatever was uploaded.
+        source, (facts, digest) = digest, await self._inspected(digest, path, decoder)
+        path = self._artifacts.path(digest)
         tags = {
             "maskfleet.decoder": decoder,
             "maskfleet.digest": digest,
+            "maskfleet.source_digest": source,
             "maskfleet.rgb": str(spec.preprocessing.rgb).lower(),
             "maskfleet.mean": str(spec.preprocessing.mean),
             "maskfleet.scale": str(spec.preprocessing.scale),
@@ -69,6 +78,26 @@ class Models:
             )
         get_logger(__name__).info("model registered", model=f"{name}/{version}", decoder=decoder, digest=digest)
         return model
+
+    async def _inspected(self, digest: str, path: Path, decoder: str) -> tuple[ModelFacts, str]:
+        """What a file is, and the digest of its ONNX: its own, or that of what was made of it."""
+        self._checking[digest] += 1
+        try:
+            with self._artifacts.scratch() as folder:
+                facts = await inspect(path, decoder, folder / "model.onnx")
+                return facts, await self._artifacts.keep(folder / "model.onnx") if facts.exported else digest
+        except BadModelError:
+            if self._checking[digest] == 1 and not await self._named(digest):
+                self._artifacts.drop(digest)
+            raise
+        finally:
+            self._checking[digest] -= 1
+
+    async def _named(self, digest: str) -> bool:
+        """Whether a model or an engine is this file."""
+        async with self._store.reading() as look:
+            models, builds = await look.select(Model), await look.select(Build)
+        return digest in {m.artifact_digest for m in models} | {b.engine_digest for b in builds}
 
     async def find(self, name: str) -> Model:
         """The model that ``name`` (its newest version) or ``name/version`` names.

@@ -33,6 +33,7 @@ from control_plane.fleet import Fleet
 from control_plane.leadership import FencedStore, lease_for
 from control_plane.links import Links
 from control_plane.models import Models
+from control_plane.provenance import Provenance
 from control_plane.registry import Registry
 from control_plane.servicers.artifacts import ArtifactsServicer
 from control_plane.servicers.builds import BuildsServicer
@@ -99,6 +100,7 @@ class Plane:
         self._links = Links()
         self._artifacts = Artifacts(config.artifacts_dir or folder / "artifacts")
         self._registry = Registry(folder / "mlflow", tracking_uri=config.mlflow_tracking_uri)
+        self._provenance = Provenance(store, self._registry, clock)
         self._fleet = Fleet(store, self._links, clock)
         self._queue = BuildQueue(store, self._artifacts, self.signer, self._changes, clock)
         lease = lease_for(store)
@@ -152,6 +154,7 @@ class Plane:
                 for task in late:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                await plane._provenance.close()
                 await plane._registry.close()
                 await plane._fleet.tick(clock.now(), at_once=True)
                 await plane._seat.leave()
@@ -230,6 +233,7 @@ class Plane:
         """One round."""
         now = self._clock.now()
         await self._queue.tick(now)
+        self._provenance.tick()
         if await self._seat.tick():
             await self._controller.tick(now)
         await self._fleet.tick(now)

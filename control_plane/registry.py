@@ -27,8 +27,11 @@ from maskfleet.logs import get_logger
 
 START_S = 120.0
 ANSWER_S = 120.0
+WARM_UP_S = (5.0, 300.0)
+"""Least and most seconds between tries to start the worker with the plane."""
+
 INSPECT_S = 60.0
-_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "MLFLOW_ENABLE_ASYNC_LOGGING": "false"}
+_IN_TURN = {"MLFLOW_ENABLE_ASYNC_LOGGING": "false"}
 _MAX_LINE = 1 << 20
 
 
@@ -41,24 +44,49 @@ class ModelFacts:
         outputs: what comes out.
         fixed_size: width and height that the graph is made for; None where it works at any size.
         default_size: width and height of an engine where nobody asks for another.
+        exported: the file was a PyTorch model; what was found holds for the ONNX that was made of it.
     """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     fixed_size: tuple[int, int] | None
     default_size: tuple[int, int]
+    exported: bool = False
 
 
-async def inspect(path: Path, decoder: str) -> ModelFacts:
-    """Checks an ONNX file against its decoder, in a process of its own.
+@dataclasses.dataclass(frozen=True)
+class LogEntry:
+    """What a model's version is told of one engine.
+
+    Attributes:
+        tag: its name, as ``maskfleet.r-3.ort-cpu``.
+        line: the tag's value.
+        file: path of an artifact of the run that made the version.
+        text: what is in it.
+    """
+
+    tag: str
+    line: str
+    file: str
+    text: str
+
+
+async def inspect(path: Path, decoder: str, onnx: Path) -> ModelFacts:
+    """Checks a model file against its decoder, in a process of its own.
+
+    Args:
+        path: an ONNX file, or a program that PyTorch exported.
+        decoder: its decoder.
+        onnx: where the ONNX goes that is made of a PyTorch model.
 
     Raises:
-        BadModelError: it is no ONNX, or not what its decoder reads.
+        BadModelError: it is no model, or not what its decoder reads.
+        UnsupportedError: it is a PyTorch model, and torch is not installed here.
         DeadlineError: the check took too long.
         InternalError: the check itself failed.
     """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "model_compiler", "inspect", str(path), "--decoder", decoder,
+        sys.executable, "-m", "model_compiler", "inspect", str(path), "--decoder", decoder, "--onnx", str(onnx),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -81,6 +109,7 @@ async def inspect(path: Path, decoder: str) -> ModelFacts:
             outputs=_tensors(said["outputs"]),
             fixed_size=(int(size[0]), int(size[1])) if size else None,
             default_size=(int(said["default_size"][0]), int(said["default_size"][1])),
+            exported=bool(said.get("exported")),
         )
     except (ValueError, KeyError, TypeError, IndexError):
         tail = err.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
@@ -113,6 +142,7 @@ class Registry:
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._warming: asyncio.Task[None] | None = None
+        self._started = False
         self._log = get_logger(__name__)
 
     @property
@@ -120,16 +150,26 @@ class Registry:
         """What MLflow calls the registry."""
         return self._tracking_uri or f"sqlite:///{self._folder / 'mlflow.db'}"
 
+    @property
+    def started(self) -> bool:
+        """The worker was there at least once; it is started again where it is needed."""
+        return self._started
+
     def warm_up(self) -> None:
         """Starts the worker in the background, so that the first model does not wait for it."""
         self._warming = asyncio.create_task(self._warm_up())
 
     async def _warm_up(self) -> None:
-        try:
-            async with self._turn:
-                await self._running()
-        except FleetError as error:
-            self._log.warning("the registry did not start; it is tried again with the first model", reason=str(error))
+        pause = WARM_UP_S[0]
+        while True:
+            try:
+                async with self._turn:
+                    await self._running()
+                return
+            except FleetError as error:
+                self._log.warning("the registry did not start", reason=str(error), again_in_s=pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, WARM_UP_S[1])
 
     async def register(
         self,
@@ -164,6 +204,16 @@ class Registry:
         )
         return int(said["version"]), str(said["uri"])
 
+    async def log(self, name: str, version: int, entries: Sequence[LogEntry]) -> None:
+        """Logs engines at a model's version: first the file, then the tag. Said twice, the second time changes nothing.
+
+        Raises:
+            UnavailableError: MLflow does not answer, or said no.
+            DeadlineError: it took too long.
+        """
+        for entry in entries:
+            await self._ask({"op": "log", "name": name, "version": version, **dataclasses.asdict(entry)})
+
     async def _ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         async with self._turn:
             process = await self._running()
@@ -185,10 +235,11 @@ class Registry:
             arguments += ["--artifacts", str(self._folder / "artifacts")]
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "control_plane.registry_worker", *arguments,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_MAX_LINE, env=os.environ | _QUIET,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_MAX_LINE, env=os.environ | _IN_TURN,
         )  # fmt: skip
         self._process = process
         await self._answer(process, START_S)
+        self._started = True
         self._log.info("the registry is ready")
         return process
 

@@ -66,6 +66,15 @@ class Registrar:
             self._client.update_model_version(name, version, description=str(asked["description"]))
         return {"version": int(version), "uri": f"models:/{name}/{version}"}
 
+    def log(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes a file and then a tag for a version; the same again changes nothing."""
+        name, version = str(asked["name"]), str(asked["version"])
+        found = self._client.get_model_version(name, version)
+        if found.run_id:  # a version that somebody else registered may have none, and no place for files
+            self._client.log_text(found.run_id, str(asked["text"]), str(asked["file"]))
+        self._client.set_model_version_tag(name, version, str(asked["tag"]), str(asked["line"]))
+        return {}
+
     def _registered(self, name: str, request_id: str) -> int | None:
         for version in self._client.search_model_versions(f"name = '{name}'"):
             if self._client.get_model_version(name, version.version).tags.get(REQUEST_TAG) == request_id:
@@ -97,6 +106,8 @@ def answer(registrar: Registrar, line: str) -> dict[str, Any]:
     try:
         if asked["op"] == "register":
             return {"ok": registrar.register(asked)}
+        if asked["op"] == "log":
+            return {"ok": registrar.log(asked)}
         return {"error": {"message": f"the registry knows no {asked['op']!r}", "remedy": "report this"}}
     except Exception as error:  # noqa: BLE001  # the edge of the process: whatever MLflow raises is told
         text = " ".join(str(error).split())[:500]

@@ -14,6 +14,7 @@ from maskfleet.decoding import decoder_spec, input_size
 from maskfleet.errors import InternalError, InvalidInputError, NotFoundError
 from maskfleet.gate import Margins
 from maskfleet.ids import check_versioned
+from maskfleet.logs import correlation_id
 from maskfleet.manifest import EngineEntry, Manifest
 from maskfleet.targets import target
 
@@ -87,6 +88,7 @@ async def make(
         model_version=model.version, model_digest=model.artifact_digest, decoder=model.decoder,
         precision=wanted.precision, input_width=width, input_height=height, policy=policy, targets=targets,
         created=now, margins=wanted.margins, calibration=wanted.calibration, workspace_mb=wanted.workspace_mb,
+        correlation_id=correlation_id(),
     )  # fmt: skip
     builds = []
     for name in targets:

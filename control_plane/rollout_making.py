@@ -17,6 +17,7 @@ from control_plane.domain.strategy import MAX_SEED, Strategy
 from control_plane.proving import unproven
 from control_plane.store.port import Writing
 from maskfleet.errors import NoEngineError, NoMatchError, RolloutConflictError
+from maskfleet.logs import correlation_id
 
 _NAMED = 5  # devices that an error names
 
@@ -64,8 +65,9 @@ async def make(
     strategy, places = prove_first(strategy, places, runs, named, {d for d in devices if online(d)})
     number = await tx.next_number("rollout")
     rollout = Rollout(
-        f"ro-{number}", number, release.id, release.manifest_digest, selector, RolloutState.PENDING, now, strategy
-    )
+        f"ro-{number}", number, release.id, release.manifest_digest, selector, RolloutState.PENDING, now, strategy,
+        correlation_id=correlation_id(),
+    )  # fmt: skip
     members = []
     for device, _ in devices.values():
         before, place = await tx.get(Assignment, device.id), places[device.id]

@@ -17,7 +17,11 @@ _ENCODINGS = {
 }
 _WIRE_ENCODINGS = {ours: wire for wire, ours in _ENCODINGS.items()}
 _OUTCOMES = {outcome: masking_pb2.Outcome.Value(f"OUTCOME_{outcome.name}") for outcome in Outcome}
-_REASONS = {reason: masking_pb2.OutcomeReason.Value(f"OUTCOME_REASON_{reason.name}") for reason in Reason}
+_REASONS = {
+    reason: masking_pb2.OutcomeReason.Value(f"OUTCOME_REASON_{reason.name}")
+    for reason in Reason
+    if reason is not Reason.SOURCE_FRAME
+} | {Reason.SOURCE_FRAME: masking_pb2.OUTCOME_REASON_MASKING_FAILED}
 _STAGES = {stage: masking_pb2.Stage.Value(f"STAGE_{stage.name}") for stage in Stage}
 _MAX_MICROSECONDS = (1 << 32) - 1
 

@@ -3,7 +3,7 @@
 Rules:
 
 - :meth:`FrameMasker.mask` never raises and never gives the source back: whatever fails, the guard decides
-  (:mod:`edge_agent.masking.guard`).
+  (:mod:`edge_agent.masking.guard`), and it looks at every masked picture once more before it is encoded.
 - A frame is masked by the release that it began with; another takes its place between two frames. Tracks belong to the
   stream and outlive it.
 - A deadline counts from arrival. It is looked at before each costly step and once more before the result is encoded,
@@ -34,7 +34,7 @@ from edge_agent.masking.styles import MaskedFrame, mask
 from edge_agent.masking.tracking import Tracker, weakest
 from edge_agent.serving import LoadedRelease, Serving
 from maskfleet.clock import Clock, SystemClock
-from maskfleet.errors import DeadlineError, NoEngineError
+from maskfleet.errors import DeadlineError, NoEngineError, SourceFrameError
 from maskfleet.logs import get_logger
 from maskfleet.policy import MaskPolicy
 
@@ -249,6 +249,7 @@ class FrameMasker:
             attempt.in_time()
             with attempt.timed(Stage.MASK):
                 masked = mask(picture, attempt.regions, attempt.policy)
+                guard.check_masked(masked, picture, attempt.regions)
             attempt.in_time()
             coasted = any(region.coasted for region in attempt.regions)
             return self._answer(
@@ -299,12 +300,16 @@ class FrameMasker:
             if size is not None and self._tracker.size == size[::-1]:
                 size = self._tracker.size  # its EXIF turns it, as it turned the pictures before
         verdict = guard.closed(error, policy, size)
-        if verdict.reason is Reason.MASKING_FAILED:
+        if verdict.reason in (Reason.MASKING_FAILED, Reason.SOURCE_FRAME):
             get_logger(__name__).error("masking failed", exc_info=error)
         bare = Answer(verdict.outcome, verdict.reason, verdict.detail)
         if verdict.frame is not None:
             try:
+                guard.check_full(verdict.frame)
                 return self._answer(source, attempt, verdict.frame, bare)
+            except SourceFrameError as second:
+                get_logger(__name__).error("a full mask is none", exc_info=second)
+                bare = dataclasses.replace(bare, reason=Reason.SOURCE_FRAME, detail=str(second))
             except Exception as second:  # noqa: BLE001  # fail closed: a frame that cannot be encoded is dropped
                 get_logger(__name__).error("a full mask could not be encoded", exc_info=second)
         return dataclasses.replace(

@@ -30,7 +30,7 @@ import numpy as np
 
 from fleet.client import MaskingClient
 from fleet.codec import PolicyChanges
-from fleet.masking_job import Report, picture
+from fleet.masking_job import Report, check_writable, picture
 from fleet.results import Encoding, Image, Mode, Reason
 from fleet.sound import library
 from fleet.video import VideoInfo, VideoSink, check_suffix
@@ -127,7 +127,7 @@ def check_output(output: Path | None, *, force: bool) -> None:
     Raises:
         InvalidInputError: it is no name for a video.
         AlreadyExistsError: it is there and ``force`` is not given.
-        OutputError: its folder does not exist.
+        OutputError: its folder does not exist, or nothing can be written there.
     """
     if output is None:
         return
@@ -136,6 +136,7 @@ def check_output(output: Path | None, *, force: bool) -> None:
         raise OutputError(f"{output} cannot be written", remedy="give the name of a video file with -o")
     if output.exists() and not force:
         raise AlreadyExistsError(f"{output} exists already", remedy="give another name, or --force to replace it")
+    check_writable(output, what=str(output), remedy="give another name with -o")
 
 
 def mask_camera(

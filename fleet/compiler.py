@@ -1,4 +1,4 @@
-"""The model compiler, run as a process: targets, and packages for this machine.
+"""The model compiler, run as a process: packages for this machine, and what it can build for here.
 
 The SDK and the command line import nothing of the compiler; a machine without it gets one line that says how to
 install it.
@@ -6,39 +6,79 @@ install it.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
 import hashlib
 import importlib.util
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from maskfleet import errors
 from maskfleet.errors import FleetError, InternalError, NotFoundError, OutputError, PreconditionError, UnavailableError
 from maskfleet.ids import digest_file
+from maskfleet.targets import Machine, Target, unbuildable
 
 COMPILE_TIMEOUT_S = 300.0
 LOCAL_TARGET = "ort-cpu"
 _CACHE_FORMAT = 1
 
 
-def targets() -> list[dict[str, Any]]:
-    """What the compiler on this machine knows to build for.
+def why_not_here(entry: Target) -> str:
+    """Why this machine cannot build for a target, in a sentence; empty where it can.
+
+    Versions are read without importing anything. What GPU there is, is asked of the compiler, and only where everything
+    else fits.
+    """
+    if not _installed():
+        return "the model compiler is not installed here (pip install 'maskfleet[compiler]')"
+    machine = Machine(platform.system().lower(), _arch(), runtimes=_versions({entry.distribution, "pycuda"}))
+    if entry.built_anywhere:
+        return unbuildable(entry, machine)
+    fitting = dataclasses.replace(machine, compute_capability=entry.sms[0], jetpack=entry.jetpack)
+    if why := unbuildable(entry, fitting):
+        return why
+    return "" if entry.name in _buildable_by_compiler() else f"{entry.name} is built on {entry.builders}"
+
+
+@functools.cache
+def _buildable_by_compiler() -> frozenset[str]:
+    """Targets that the compiler says it can build here, GPU and all.
 
     Raises:
-        PreconditionError: the compiler is not installed here.
+        FleetError: it cannot say.
     """
     said = _run(["targets", "-o", "json"], timeout=60.0)
     try:
-        found = json.loads(said)
-        return [dict(entry) for entry in found]
-    except (ValueError, TypeError):
+        return frozenset(str(row["name"]) for row in json.loads(said) if row["buildable_here"])
+    except (ValueError, KeyError, TypeError):
         raise InternalError("the model compiler's list of targets cannot be read") from None
+
+
+def _versions(names: Collection[str]) -> dict[str, str]:
+    """Versions of packages, of those that are installed."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _arch() -> str:
+    said = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(said, said)
+
+
+def _installed() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("model_compiler", "onnx"))
 
 
 def package(
@@ -66,9 +106,7 @@ def package(
     """
     if not model.is_file():
         raise NotFoundError(f"there is no file {model}", remedy="check --model")
-    from importlib.metadata import version
-
-    inputs = [_CACHE_FORMAT, version("maskfleet"), digest_file(model), decoder, LOCAL_TARGET, *size]
+    inputs = [_CACHE_FORMAT, metadata.version("maskfleet"), digest_file(model), decoder, LOCAL_TARGET, *size]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]
     made = cache / key
     if (made / "manifest.json").is_file():
@@ -85,7 +123,17 @@ def package(
     try:
         sizes = ["--width", str(size[0]), "--height", str(size[1])] if all(size) else []
         arguments = ["compile", str(model), "--decoder", decoder, "--target", LOCAL_TARGET, *sizes]
-        _run([*arguments, "-o", str(work / "package")], timeout=COMPILE_TIMEOUT_S)
+        try:
+            _run([*arguments, "-o", str(work / "package")], timeout=COMPILE_TIMEOUT_S)
+        except FleetError as error:
+            said, named = str(error), f"the package {work / 'package'}"
+            if named not in said:
+                raise
+            # It would have another -o, which nobody gave.
+            raise OutputError(
+                said.replace(named, f"the cache {cache}").partition(": ")[0],
+                remedy="make room there, or set XDG_CACHE_HOME to another directory",
+            ) from None
         try:
             os.replace(work / "package", made)  # noqa: PTH105  # a directory, whole or not there
         except OSError:
@@ -102,7 +150,7 @@ def _run(arguments: Sequence[str], *, timeout: float) -> str:
     Raises:
         FleetError: its own error, as its own class where it says so.
     """
-    if importlib.util.find_spec("model_compiler") is None or importlib.util.find_spec("onnx") is None:
+    if not _installed():
         raise PreconditionError(
             "the model compiler is not installed here", remedy="pip install 'maskfleet[compiler]', or choose a package"
         )

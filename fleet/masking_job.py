@@ -16,7 +16,7 @@ Example::
 from __future__ import annotations
 
 import dataclasses
-import os
+import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ import numpy as np
 
 from fleet.client import MaskingClient
 from fleet.codec import PolicyChanges
-from fleet.pictures import check_image_suffix, is_image, read_image, write_image
+from fleet.pictures import check_image_suffix, check_picture, is_image, read_image, write_image
 from fleet.results import Encoding, Image, MaskedFrame, Mode, Outcome
 from fleet.video import VideoSink, VideoSource, check_suffix
 from maskfleet.errors import AlreadyExistsError, InvalidInputError, OutputError
@@ -130,11 +130,14 @@ def check_paths(source: Path, output: Path, *, force: bool) -> bool:
     Raises:
         NotFoundError: there is no source.
         InvalidInputError: it cannot be read, the output is the source, or its suffix does not fit.
+        BadFrameError: it is a picture without pixels, or with too many.
         AlreadyExistsError: the output is there and ``force`` is not given.
-        OutputError: the output's directory does not exist.
+        OutputError: the output's directory does not exist, or nothing can be written there.
     """
     image = is_image(source)
-    if not image:
+    if image:
+        check_picture(source)
+    else:
         with VideoSource.opened(source):  # a source that nobody can read is the first thing to say
             pass
     (check_image_suffix if image else check_suffix)(output)
@@ -146,9 +149,21 @@ def check_paths(source: Path, output: Path, *, force: bool) -> bool:
         raise AlreadyExistsError(f"{output} exists already", remedy="give another name, or --force to replace it")
     if not output.parent.is_dir():
         raise OutputError(f"there is no directory {output.parent}", remedy="make it, or give another name with -o")
-    if not os.access(output.parent, os.W_OK):
-        raise OutputError(f"{output.parent} cannot be written to", remedy="give another name with -o")
+    check_writable(output, what=str(output), remedy="give another name with -o")
     return image
+
+
+def check_writable(path: Path, *, what: str, remedy: str) -> None:
+    """Makes a file beside a path and removes it: nothing else tells whether it can be written before it is.
+
+    Raises:
+        OutputError: it cannot; with the remedy.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.absolute().parent, prefix=f".{path.name[:64]}."):
+            pass
+    except OSError as error:
+        raise OutputError(f"{what} cannot be written ({error.strerror})", remedy=remedy) from None
 
 
 def mask_file(

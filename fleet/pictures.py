@@ -5,16 +5,21 @@ Nothing of a source file but its pixels gets into an output: no EXIF, no place, 
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
 
 from fleet.results import Image
 from maskfleet.errors import BadFrameError, InvalidInputError, NotFoundError, OutputError
+from maskfleet.frame_size import checked_size
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _JPEG_MAGIC = b"\xff\xd8\xff"
-_MAGIC = (_JPEG_MAGIC, b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*")
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_BMP_LONG = 40  # bytes of a header whose sides have 32 bits
+_MAGIC = (_JPEG_MAGIC, _PNG_MAGIC, b"BM", b"II*\x00", b"MM\x00*")
+_WEBP_SIDE = 0x3FFF
 _JPEG_QUALITY = 95
 
 
@@ -36,6 +41,53 @@ def is_image(path: Path) -> bool:
         raise InvalidInputError(f"{path} is empty", remedy="give a picture or a video")
     animated = head[12:16] == b"VP8X" and bool(head[20] & 2)
     return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP" and not animated)
+
+
+def check_picture(path: Path) -> None:
+    """Looks at the size in the header of an image file, so that one that no agent takes is not decoded.
+
+    JPEG, PNG, BMP and WebP are read for it; a TIFF's directory may lie anywhere and is left to :func:`read_image`.
+
+    Raises:
+        BadFrameError: it has no pixels, or too many; or there is no header.
+    """
+    try:
+        data = path.read_bytes()
+        size = _header_size(data)
+        if size is not None:
+            checked_size(*size)
+    except BadFrameError as error:
+        raise BadFrameError(f"{path}: {error.message}", remedy=error.remedy) from None
+
+
+def _header_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height before EXIF turns the picture; None where it is none of the formats that are looked into."""
+    try:
+        if data.startswith(_JPEG_MAGIC):
+            return _jpeg_size(data)  # None: there is none, as read_image will say
+        if data.startswith(_PNG_MAGIC):
+            return struct.unpack_from(">II", data, 16)
+        if data.startswith(b"BM"):
+            width, height = struct.unpack_from("<ii" if data[14] >= _BMP_LONG else "<hh", data, 18)
+            return abs(width), abs(height)
+        if data[8:16] == b"WEBPVP8 ":
+            width, height = struct.unpack_from("<HH", data, 26)
+            return width & _WEBP_SIDE, height & _WEBP_SIDE
+        if data[8:16] == b"WEBPVP8L":
+            (sides,) = struct.unpack_from("<I", data, 21)
+            return 1 + (sides & _WEBP_SIDE), 1 + (sides >> 14 & _WEBP_SIDE)
+        if data[8:16] == b"WEBPVP8X":
+            return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    except (struct.error, IndexError):
+        raise BadFrameError("the picture ends too early", remedy="check that it opens in a viewer") from None
+    return None
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    from maskfleet import jpeg
+
+    found = (jpeg.frame_size(data, marker, position) for marker, position, _ in jpeg.segments(data))
+    return next((size for size in found if size is not None), None)
 
 
 def read_image(path: Path) -> Image:

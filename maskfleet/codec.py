@@ -72,6 +72,11 @@ def changes_message(changes: dict[str, Any]) -> policy_pb2.MaskPolicy:
     return message
 
 
+def precision_number(name: str) -> builds_pb2.Precision.ValueType:
+    """A number format as the wire's number; unspecified where there is none of that name."""
+    return next((number for number, word in PRECISIONS.items() if word == name), builds_pb2.PRECISION_UNSPECIFIED)
+
+
 def margins_from(message: builds_pb2.GateMargins) -> Margins:
     """Complete margins: what the message leaves out has its default.
 

@@ -159,28 +159,41 @@ def decoder_spec(name: str) -> DecoderSpec:
 def bind_outputs(spec: DecoderSpec, outputs: Sequence[TensorSpec]) -> dict[str, str]:
     """Which output of a model plays which role: role → output name.
 
-    By name where every role's name is known, otherwise by order.
-
     Raises:
         BadModelError: the outputs are not what the decoder reads.
     """
-    wanted = ", ".join(f"{o.role} (axis {o.axis} of length {o.length})" for o in spec.outputs)
-    remedy = f"decoder {spec.name!r} reads {wanted}; choose the decoder that belongs to the model"
-    by_name = {output.name: output for output in outputs}
-    named = [next((by_name[n] for n in role.names if n in by_name), None) for role in spec.outputs]
-    bound = [n for n in named if n is not None]
-    if len(bound) != len(spec.outputs):
-        if len(outputs) != len(spec.outputs):
-            raise BadModelError(
-                f"the model has {len(outputs)} outputs where decoder {spec.name!r} reads {len(spec.outputs)}",
-                remedy=remedy,
-            )
-        bound = list(outputs)
+    bound = choose_outputs(spec, outputs)
     for role, output in zip(spec.outputs, bound):
         length = output.shape[role.axis] if role.axis < len(output.shape) else 0
         if output.dtype != "float32" or (isinstance(length, int) and length != role.length):
-            raise BadModelError(f"output {output} cannot be {role.role!r}", remedy=remedy)
+            raise BadModelError(f"output {output} cannot be {role.role!r}", remedy=_belongs(spec))
     return {role.role: output.name for role, output in zip(spec.outputs, bound)}
+
+
+def choose_outputs(spec: DecoderSpec, outputs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """The outputs of a model that a decoder reads, in the order of its roles, whatever their shapes.
+
+    By name where every role's name is known, otherwise by order.
+
+    Raises:
+        BadModelError: there are not as many as the decoder reads.
+    """
+    by_name = {output.name: output for output in outputs}
+    named = [next((by_name[n] for n in role.names if n in by_name), None) for role in spec.outputs]
+    bound = [n for n in named if n is not None]
+    if len(bound) == len(spec.outputs):
+        return bound
+    if len(outputs) != len(spec.outputs):
+        raise BadModelError(
+            f"the model has {len(outputs)} outputs where decoder {spec.name!r} reads {len(spec.outputs)}",
+            remedy=_belongs(spec),
+        )
+    return list(outputs)
+
+
+def _belongs(spec: DecoderSpec) -> str:
+    wanted = ", ".join(f"{o.role} (axis {o.axis} of length {o.length})" for o in spec.outputs)
+    return f"decoder {spec.name!r} reads {wanted}; choose the decoder that belongs to the model"
 
 
 def check_input(spec: DecoderSpec, inputs: Sequence[TensorSpec]) -> TensorSpec:

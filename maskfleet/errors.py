@@ -36,7 +36,8 @@ another; :mod:`maskfleet.rpc.status` maps each class to a gRPC status and back, 
         ├── BuildError                                  a compiler said no
         │   ├── GateRefusedError                        the engine is too far from its model
         │   └── BuildCrashError                         the build died, or ran out of memory or time
-        └── EngineError                                 an engine raised or gave no numbers
+        ├── EngineError                                 an engine raised or gave no numbers
+        └── SourceFrameError                            a masked frame that still shows what it should not
 
 Example::
 
@@ -47,6 +48,8 @@ Example::
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class FleetError(Exception):
@@ -179,7 +182,15 @@ class BuildError(InternalError):
 
 
 class GateRefusedError(BuildError):
-    """The engine's answers are too far from its model's."""
+    """The engine's answers are too far from its model's.
+
+    Attributes:
+        report: what was measured, where the build got that far; plain values, on this machine only.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.report: dict[str, Any] = {}
 
 
 class BuildCrashError(BuildError):
@@ -188,6 +199,10 @@ class BuildCrashError(BuildError):
 
 class EngineError(InternalError):
     """An engine raised, or gave values that are no numbers."""
+
+
+class SourceFrameError(InternalError):
+    """A masked frame that still shows what it should not. It never leaves the agent."""
 
 
 def catalogue() -> dict[str, type[FleetError]]:

@@ -1,7 +1,8 @@
-"""``python -m model_compiler run | inspect | compile | targets``.
+"""``python -m model_compiler run | inspect | export | compile | targets``.
 
 - ``run`` leases builds from a plane until it is stopped.
 - ``inspect FILE.onnx --decoder D`` says whether a file can be built, and at which sizes: one JSON object.
+- ``export FILE.pt2 -o FILE.onnx`` makes ONNX of a program that PyTorch exported.
 - ``compile FILE.onnx|models:/name/version --decoder D --target T -o DIR`` makes a package for an agent without a plane.
 - ``targets`` shows the registry.
 
@@ -46,6 +47,11 @@ class RunConfig:
     build_memory_mb: int = setting("memory that one build may use, in MiB of address space", default=6144, parse=int)
     build_seconds: float = setting("time that one build may take, in seconds", default=600.0, parse=float)
     cache_mb: int = setting("how much finished engines may take, in MiB", default=8192, parse=int)
+    calibration_dir: Path | None = setting(
+        "folder of calibration sets, as NAME/VERSION with pictures; they never leave this machine",
+        default=None,
+        parse=Path,
+    )
     log_level: str = setting("least level of the log", default="INFO")
 
 
@@ -54,6 +60,7 @@ def main(argv: Sequence[str], environ: dict[str, str]) -> int:
     commands: dict[str, Callable[[Sequence[str], dict[str, str]], int]] = {
         "run": run,
         "inspect": inspect,
+        "export": export,
         "compile": compile_package,
         "targets": show_targets,
     }
@@ -85,6 +92,7 @@ def run(argv: Sequence[str], environ: dict[str, str]) -> int:
     settings = Settings(
         limits=Limits(memory_bytes=config.build_memory_mb << 20, seconds=config.build_seconds),
         cache_bytes=config.cache_mb << 20,
+        calibration_dir=config.calibration_dir,
     )
     with DataDir.opened(config.data_dir, owner="model_compiler") as data, stopping() as stop:
         plane = Plane(config.plane, token)
@@ -103,26 +111,49 @@ def inspect(argv: Sequence[str], _environ: dict[str, str]) -> int:
     parser = _parser("inspect")
     parser.add_argument("model", type=Path, metavar="FILE.onnx")
     parser.add_argument("--decoder", required=True)
+    parser.add_argument("--onnx", type=Path, metavar="OUT.onnx", help="where ONNX goes that is made of a PyTorch model")
     given = parser.parse_args(list(argv))
     configure("model_compiler", level=given.log_level)
     from model_compiler.prepare import inspect as inspected
+    from model_compiler.torch_source import exported, is_torch
 
     try:
-        decoder = decoder_spec(given.decoder)
-        print(json.dumps(inspected(_read(given.model), decoder).to_json()))
+        decoder, model = decoder_spec(given.decoder), given.model
+        if made := given.onnx is not None and is_torch(model):
+            model = exported(model, given.onnx)
+        print(json.dumps({**inspected(_read(model), decoder).to_json(), "exported": made}))
     except FleetError as error:
         print(json.dumps({"error": _described(error)}))
         raise
     return 0
 
 
+def export(argv: Sequence[str], _environ: dict[str, str]) -> int:
+    """ONNX of what PyTorch exported."""
+    parser = _parser("export")
+    parser.add_argument("model", type=Path, metavar="FILE.pt2")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.onnx")
+    given = parser.parse_args(list(argv))
+    configure("model_compiler", level=given.log_level)
+    from model_compiler.torch_source import exported, is_torch
+
+    _read(given.model, 1)
+    if not is_torch(given.model):
+        raise BadModelError(f"{given.model} is no PyTorch model", remedy="give a .pt2 file of torch.export.save")
+    exported(given.model, given.output)
+    print(json.dumps({"event": "done", "model": str(given.output), "digest": digest_file(given.output)}))
+    return 0
+
+
 def compile_package(argv: Sequence[str], environ: dict[str, str]) -> int:
     """A package for an agent without a plane."""
     parser = _parser("compile")
-    parser.add_argument("model", metavar="FILE.onnx|models:/NAME/VERSION")
+    parser.add_argument("model", metavar="FILE.onnx|FILE.pt2|models:/NAME/VERSION")
     parser.add_argument("--decoder", required=True)
     parser.add_argument("--target", action="append", help="may come several times (default: ort-cpu)")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precision", default="fp32", help="fp32, fp16, int8, or auto: the fastest that passes")
+    parser.add_argument("--calibration", type=Path, metavar="DIR", help="pictures that ranges for int8 are learnt from")
+    parser.add_argument("--workspace-mb", type=int, default=0, help="scratch memory that TensorRT may plan with")
     parser.add_argument("--width", type=int, default=0, help="of the input, in pixels (default: the decoder's)")
     parser.add_argument("--height", type=int, default=0)
     parser.add_argument("--policy", default="{}", help="differences from the default policy, as JSON")
@@ -135,10 +166,13 @@ def compile_package(argv: Sequence[str], environ: dict[str, str]) -> int:
     given = parser.parse_args(list(argv))
     configure("model_compiler", level=given.log_level)
     from model_compiler.cache import Cache
+    from model_compiler.calibration import OWN, CalibrationSet
     from model_compiler.package import check_folder, write_package
-    from model_compiler.process import Limits, run_build
+    from model_compiler.process import Limits
+    from model_compiler.search import run_search
     from model_compiler.spec import BuildSpec
 
+    learnt = CalibrationSet(given.calibration.name, given.calibration) if given.calibration else OWN
     policy, names = _policy(given.policy, given.decoder), given.target or ["ort-cpu"]
     check_folder(given.output)
     with stopping() as stop, tempfile.TemporaryDirectory(prefix="maskfleet-") as folder:
@@ -155,6 +189,7 @@ def compile_package(argv: Sequence[str], environ: dict[str, str]) -> int:
                 height=given.height,
                 min_confidence=policy.min_confidence,
                 nms_iou=policy.nms_iou,
+                workspace_mb=given.workspace_mb,
             )
 
             def show(phase: str, fraction: float, name: str = name) -> None:
@@ -165,7 +200,17 @@ def compile_package(argv: Sequence[str], environ: dict[str, str]) -> int:
             workdir = Path(folder) / name
             workdir.mkdir()
             limits = Limits(memory_bytes=given.build_memory_mb << 20, seconds=given.build_seconds)
-            built.append(run_build(spec, source, workdir, cache=cache, limits=limits, progress=show, cancel=stop))
+            found = run_search(
+                spec,
+                lambda: source,
+                workdir,
+                calibration=learnt,
+                cache=cache,
+                limits=limits,
+                progress=show,
+                cancel=stop,
+            )
+            built.append(found)
         manifest = write_package(given.output, Path(given.model), given.decoder, built, policy, now=SystemClock().now())
         reports = [{**one.report, "cached": one.cached} for one in built]
     if given.report:
@@ -221,11 +266,14 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 def _source(model: str, environ: dict[str, str], folder: Path) -> Path:
     from model_compiler import registry_source
+    from model_compiler.torch_source import exported, is_torch
 
     if model.startswith(registry_source.SCHEME):
-        return registry_source.fetched(model, environ.get("MLFLOW_TRACKING_URI", ""), folder)
-    _read(Path(model), 1)
-    return Path(model)
+        path = registry_source.fetched(model, environ.get("MLFLOW_TRACKING_URI", ""), folder)
+    else:
+        path = Path(model)
+        _read(path, 1)
+    return exported(path, folder / "exported.onnx") if is_torch(path) else path
 
 
 def _read(path: Path, count: int = -1) -> bytes:

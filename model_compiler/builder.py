@@ -43,10 +43,12 @@ from maskfleet.errors import (
 )
 from maskfleet.logs import correlated, get_logger
 from maskfleet.targets import buildable
+from model_compiler import calibration
 from model_compiler.cache import Built, Cache
-from model_compiler.plane import Lease, Plane
-from model_compiler.process import Limits, log_tail, run_build
-from model_compiler.tools import installed_versions, machine
+from model_compiler.plane import BuilderFacts, Lease, Plane
+from model_compiler.process import Limits, log_tail
+from model_compiler.search import run_search
+from model_compiler.tools import facts, installed_versions, machine
 
 _UNREACHABLE = (UnavailableError, DeadlineError)
 _RETRYABLE = (BuildCrashError, CapacityError, DeadlineError, IntegrityError, OutputError, UnavailableError)
@@ -62,12 +64,14 @@ class Settings:
         backoff_s: least and most seconds between tries to reach the plane.
         limits: of one build.
         cache_bytes: how much finished engines may take.
+        calibration_dir: folder of calibration sets, as NAME/VERSION; None where there are none.
     """
 
     wait_s: float = 20.0
     backoff_s: tuple[float, float] = (0.5, 15.0)
     limits: Limits = Limits()
     cache_bytes: int = 8 << 30
+    calibration_dir: Path | None = None
 
 
 class Builder:
@@ -107,14 +111,7 @@ class Builder:
         pause = least
         while not self._stop.is_set():
             try:
-                lease = self._plane.lease(
-                    self.builder_id,
-                    self._targets,
-                    self._versions,
-                    platform.platform(),
-                    wait=self._settings.wait_s,
-                    stop=self._stop,
-                )
+                lease = self._plane.lease(self._facts(), wait=self._settings.wait_s, stop=self._stop)
                 pause = least
             except (AuthenticationError, ForbiddenError):
                 raise
@@ -124,8 +121,19 @@ class Builder:
                 pause = min(pause * 2, most)
                 continue
             if lease is not None:
-                with correlated(lease.build_id):
+                with correlated(lease.correlation_id or lease.build_id):
                     self._do(lease)
+
+    def _facts(self) -> BuilderFacts:
+        """What this builder is and can do, now: calibration sets may have come."""
+        return BuilderFacts(
+            builder_id=self.builder_id,
+            targets=self._targets,
+            versions=self._versions,
+            platform=platform.platform(),
+            machine=facts(),
+            calibration_sets=calibration.sets_in(self._settings.calibration_dir),
+        )
 
     def _do(self, lease: Lease) -> None:
         """One build, from lease to end."""
@@ -158,19 +166,28 @@ class Builder:
         """The engine, uploaded, or why there is none."""
         try:
             spec = lease.spec()
-            pulse.say("download", 0.0)
-            source = self._model(spec.model_digest, pulse)
-            built = run_build(
+            source: list[Path] = []
+
+            def fetched() -> Path:  # only where something is built, and then once
+                if not source:
+                    pulse.say("download", 0.0)
+                    source.append(self._model(spec.model_digest, pulse))
+                return source[0]
+
+            built = run_search(
                 spec,
-                source,
+                fetched,
                 workdir,
+                calibration=calibration.named(spec.calibration, self._settings.calibration_dir),
                 cache=self._cache,
+                elsewhere=lambda recipe="", key="": self._plane.find_engine(lease.id, recipe, key),
                 limits=self._settings.limits,
                 progress=lambda phase, fraction: pulse.say(phase, 0.05 + 0.85 * fraction),
                 cancel=pulse.cancel,
             )
-            pulse.say("upload", 0.9)
-            self._again(lambda: self._plane.upload(built.engine, built.engine_digest, pulse.cancel.is_set), pulse)
+            if (engine := built.engine) is not None:
+                pulse.say("upload", 0.9)
+                self._again(lambda: self._plane.upload(engine, built.engine_digest, pulse.cancel.is_set), pulse)
             return built, None
         except FleetError as error:
             if self._stop.is_set() and isinstance(error, CanceledError):

@@ -33,19 +33,21 @@ class Built:
 
     Attributes:
         key: over what went in.
-        engine: where it lies.
+        engine: where it lies; None where it was built elsewhere and lies with the plane.
         engine_digest: its digest.
         size_bytes: its size.
         report: what was found while it was built.
         cached: it was not built now.
+        recipe: over what went in before anything was computed.
     """
 
     key: str
-    engine: Path
+    engine: Path | None
     engine_digest: str
     size_bytes: int
     report: dict[str, Any]
     cached: bool
+    recipe: str = ""
 
 
 class Cache:
@@ -65,8 +67,11 @@ class Cache:
     def find(self, recipe: str) -> Built | None:
         """The engine that a recipe led to before, or None."""
         try:
-            key = json.loads(self._recipe(recipe).read_bytes())["key"]
-            return self.get(check_digest(key))
+            note = json.loads(self._recipe(recipe).read_bytes())
+            hit = self.get(check_digest(note["key"]))
+            if hit is None:
+                return None
+            return dataclasses.replace(hit, recipe=recipe, report={**hit.report, **note.get("report", {})})
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -88,9 +93,9 @@ class Cache:
             os.utime(folder)
         return built
 
-    def remember(self, recipe: str, key: str) -> None:
-        """Notes that a recipe leads to a key."""
-        write_atomic(self._recipe(recipe), json.dumps({"key": key}).encode())
+    def remember(self, recipe: str, key: str, report: dict[str, Any] | None = None) -> None:
+        """Notes that a recipe leads to a key, with what its report has beyond the engine's own."""
+        write_atomic(self._recipe(recipe), json.dumps({"key": key, "report": report or {}}).encode())
 
     def put(self, key: str, recipe: str, engine: Path, report: dict[str, Any]) -> Built:
         """Takes an engine in. The file is moved where that is possible.
@@ -123,7 +128,7 @@ class Cache:
             ) from None
         self._bound(keep=folder)
         size = (folder / "engine").stat().st_size
-        return Built(key, folder / "engine", digest, size, report, cached=False)
+        return Built(key, folder / "engine", digest, size, report, cached=False, recipe=recipe)
 
     def _bound(self, keep: Path) -> None:
         """Removes what was not used for longest until the rest fits, and recipes that lead nowhere."""

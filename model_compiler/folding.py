@@ -1,63 +1,40 @@
 """Computes what is constant in a graph of static shape, and removes what nobody reads.
 
 An export for any size works its reshapes out at run time, from ``Shape`` through ``Gather`` and ``Concat``. Once the
-input has one size these chains are numbers; folded they cost nothing and every compiler takes them.
-
-- Only cheap, repeatable work is folded: no random operator, no operator with a graph inside, no tensor above
-  :data:`MAX_ELEMENTS`.
-- ``QuantizeLinear`` and ``DequantizeLinear`` stay: they say which precision a layer has.
+input has one size these chains are numbers; folded they cost nothing and every compiler takes them. onnxslim folds; its
+fusions stay off, since the gate compares engines with the model as it was given, and fusing is what backends do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
 import onnx
-from onnx import numpy_helper
-from onnx.reference import ReferenceEvaluator
 
+from maskfleet.errors import BadModelError
 from model_compiler.onnx_file import subgraphs
 
-MAX_ELEMENTS = 1 << 20
-_KEPT = frozenset(
-    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Dropout", "Bernoulli", "Multinomial"}
-    | {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-)
+_FUSIONS = ["graph_fusion", "dead_node_elimination", "subexpression_elimination", "weight_tying"]
+_RANDOM = frozenset({"RandomNormal", "RandomUniform"})
 
 
-def folded(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Folds constants in place, one pass in the graph's order.
+def folded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    """The model with its constants folded, and by how many nodes it shrank.
 
     Args:
-        model: topologically sorted, as the checker demands.
-        shapes: the static shapes that are known, by name of tensor.
+        model: of static shape, checked.
 
-    Returns:
-        How many nodes were replaced by their value. Call again with new shapes until it is 0.
+    Raises:
+        BadModelError: it draws random numbers, which would be folded like constants.
     """
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    results = {value.name for value in graph.output}
-    kept: list[onnx.NodeProto] = []
-    count = 0
-    for node in graph.node:
-        values = None if results & set(node.output) else _value(node, constants, shapes, opset)
-        if values is None:
-            kept.append(node)
-            continue
-        for name, value in zip(node.output, values):
-            if name:
-                tensor = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
-                constants[name] = tensor
-                graph.initializer.append(tensor)
-        count += 1
-    if count:
-        del graph.node[:]
-        graph.node.extend(kept)
-    return count
+    for node in model.graph.node:
+        if node.op_type in _RANDOM:
+            raise BadModelError(
+                f"node {node.name!r} draws random numbers ({node.op_type})",
+                remedy="export the model for inference, without noise",
+            )
+    import onnxslim  # brings sympy; needed for this alone
+
+    slim: onnx.ModelProto = onnxslim.slim(model, skip_optimizations=list(_FUSIONS))
+    return slim, len(model.graph.node) - len(slim.graph.node)
 
 
 def pruned(graph: onnx.GraphProto) -> None:
@@ -83,33 +60,3 @@ def _reads(node: onnx.NodeProto) -> set[str]:
         for child in inner.node:
             names |= _reads(child)
     return names
-
-
-def _value(
-    node: onnx.NodeProto,
-    constants: Mapping[str, onnx.TensorProto],
-    shapes: Mapping[str, tuple[int, ...]],
-    opset: int,
-) -> list[Any] | None:
-    """What a node gives, where that is known now."""
-    if node.op_type in _KEPT or any(True for _ in subgraphs(node)):
-        return None
-    if node.op_type in ("Shape", "Size") and node.input[0] in shapes:
-        shape = np.asarray(shapes[node.input[0]], np.int64)
-        if node.op_type == "Size":
-            return [np.asarray(shape.prod(), np.int64)]
-        bounds = {attribute.name: attribute.i for attribute in node.attribute}
-        return [shape[bounds.get("start", 0) : bounds.get("end")]]
-    names = [name for name in node.input if name]
-    if not all(name in constants for name in names):
-        return None
-    if sum(int(np.prod(constants[name].dims)) for name in names) > MAX_ELEMENTS:
-        return None
-    if sum(int(np.prod(shapes.get(name, (0,)))) for name in node.output) > MAX_ELEMENTS:
-        return None
-    try:
-        evaluator = ReferenceEvaluator(node, opsets={"": opset})
-        values = list(evaluator.run(None, {name: numpy_helper.to_array(constants[name]) for name in names}))
-    except Exception:  # noqa: BLE001  # the reference has gaps and raises anything; what it cannot fold just stays
-        return None
-    return values if all(isinstance(value, np.ndarray | np.generic) for value in values) else None

@@ -66,6 +66,7 @@ def write_package(
             kept.add(name)
             with tempfile.TemporaryDirectory(dir=engines, prefix=".staged-") as staged:
                 copy = Path(staged) / name
+                assert one.engine is not None  # noqa: S101  # built on this machine
                 shutil.copyfile(one.engine, copy)
                 copy.replace(engines / name)
         write_atomic(folder / "manifest.json", Envelope(manifest.to_payload(), MANIFEST_TYPE, {}).to_bytes())
@@ -107,6 +108,6 @@ def _entry(built: Built) -> EngineEntry:
         size_bytes=built.size_bytes,
         backend=report["backend"],
         runtime_version=report["runtime_version"],
-        precision=report["spec"]["precision"],
+        precision=report["precision"],
         verified_on=report["verified_on"],
     )

@@ -16,8 +16,11 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
-from maskfleet.codec import PRECISIONS
-from maskfleet.errors import CanceledError, InvalidInputError
+from edge_agent.updates.codec import facts_message
+from edge_agent.updates.messages import Facts
+from maskfleet.codec import PRECISIONS, margins_from, precision_number
+from maskfleet.errors import CanceledError, FleetError, InvalidInputError
+from maskfleet.ids import check_digest
 from maskfleet.rpc import channel, status
 from maskfleet.v1 import (
     artifacts_service_pb2,
@@ -46,6 +49,7 @@ class Lease:
         model: name and version, for people.
         message: the work as the plane says it; see :meth:`spec`.
         ttl: how long the lease holds without a heartbeat.
+        correlation_id: of the action that asked for the release; empty where the plane names none.
     """
 
     id: str
@@ -54,6 +58,7 @@ class Lease:
     model: str
     message: builds_pb2.BuildSpec
     ttl: timedelta
+    correlation_id: str = ""
 
     def spec(self) -> BuildSpec:
         """The work.
@@ -76,7 +81,32 @@ class Lease:
             height=wire.input_height,
             # float32 on the wire: 0.35 arrives as 0.3499999940
             min_confidence=round(wire.min_confidence, 6) or BuildSpec.min_confidence,
+            nms_iou=round(wire.nms_iou, 6) or BuildSpec.nms_iou,
+            margins=margins_from(wire.margins),
+            calibration=wire.calibration,
+            workspace_mb=wire.workspace_mb,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class BuilderFacts:
+    """What a builder is and can do.
+
+    Attributes:
+        builder_id: for people.
+        targets: that it can build.
+        versions: tools with their versions.
+        platform: for people.
+        machine: what it is made of.
+        calibration_sets: digests by name.
+    """
+
+    builder_id: str
+    targets: list[str]
+    versions: dict[str, str]
+    platform: str
+    machine: Facts
+    calibration_sets: dict[str, str]
 
 
 class Plane:
@@ -98,20 +128,16 @@ class Plane:
         """Ends the connection."""
         self._channel.close()
 
-    def lease(
-        self,
-        builder_id: str,
-        targets: list[str],
-        versions: dict[str, str],
-        platform: str,
-        *,
-        wait: float,
-        stop: threading.Event,
-    ) -> Lease | None:
+    def lease(self, facts: BuilderFacts, *, wait: float, stop: threading.Event) -> Lease | None:
         """Waits for work; None where there is none within ``wait`` seconds, or ``stop`` was set."""
         request = builds_service_pb2.LeaseBuildRequest(
             builder=builds_service_pb2.BuilderFacts(
-                builder_id=builder_id, targets=targets, versions=versions, platform=platform
+                builder_id=facts.builder_id,
+                targets=facts.targets,
+                versions=facts.versions,
+                platform=facts.platform,
+                machine=facts_message(facts.machine),
+                calibration_sets=facts.calibration_sets,
             ),
             wait=_duration(wait),
         )
@@ -133,12 +159,39 @@ class Plane:
             model=f"{build.spec.model_name}/{build.spec.model_version}",
             message=build.spec,
             ttl=response.ttl.ToTimedelta(),
+            correlation_id=build.correlation_id,
         )
 
     def heartbeat(self, lease_id: str, phase: str, progress: float) -> bool:
         """Keeps a lease; whether the build is to stop."""
         request = builds_service_pb2.HeartbeatBuildRequest(lease_id=lease_id, phase=phase, progress=progress)
         return bool(self._unary(self._builds.HeartbeatBuild, request).cancel)
+
+    def find_engine(self, lease_id: str, recipe: str, key: str) -> Built | None:
+        """The engine that the fleet built before; None where there is none, or the plane cannot say.
+
+        Asking is worth a try and no more: without an answer it is built.
+        """
+        request = builds_service_pb2.FindEngineRequest(lease_id=lease_id, recipe=recipe, cache_key=key)
+        try:
+            found = self._unary(self._builds.FindEngine, request)
+            if not found.HasField("success"):
+                return None
+            success = found.success
+            report = json.loads(success.report_json)
+            if not isinstance(report, dict):
+                return None
+            return Built(
+                key=check_digest(success.cache_key),
+                engine=None,
+                engine_digest=check_digest(success.engine_digest),
+                size_bytes=success.engine_size_bytes,
+                report=report,
+                cached=True,
+                recipe=recipe or success.recipe,
+            )
+        except (FleetError, ValueError):
+            return None
 
     def succeed(self, lease_id: str, built: Built, report: dict[str, Any], log: str) -> None:
         """Ends a lease with an engine that was uploaded."""
@@ -148,6 +201,8 @@ class Plane:
             cache_key=built.key,
             report_json=json.dumps(report),
             cached=built.cached,
+            recipe=built.recipe,
+            precision=precision_number(str(report.get("precision", ""))),
         )
         self._complete(builds_service_pb2.CompleteBuildRequest(lease_id=lease_id, success=success, log_tail=_tail(log)))
 

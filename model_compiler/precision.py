@@ -12,12 +12,18 @@ from __future__ import annotations
 import warnings
 
 from maskfleet.errors import BuildError
-from model_compiler import calibration, evaluation
+from model_compiler import evaluation
+from model_compiler.calibration import CalibrationSet
+from model_compiler.spec import AUTO
 
 
-def pictures_digest(precision: str) -> str:
-    """Digest of every picture that an engine of this format depends on, for its cache key."""
-    return calibration.digest() if precision == "int8" else evaluation.digest()
+def pictures_digest(precision: str, calibration: CalibrationSet) -> str:
+    """Digest of every picture that an engine of this format depends on, for its cache key.
+
+    Raises:
+        InvalidInputError: the calibration set is needed and cannot be used.
+    """
+    return calibration.digest() if precision in ("int8", AUTO) else evaluation.digest()
 
 
 def in_precision(model: bytes, precision: str) -> tuple[bytes, tuple[str, ...]]:

@@ -28,6 +28,7 @@ from maskfleet.decoding import (
     TensorSpec,
     bind_outputs,
     check_input,
+    choose_outputs,
     input_size,
 )
 from maskfleet.errors import BadModelError, FleetError
@@ -128,7 +129,10 @@ def prepare(data: bytes, decoder: DecoderSpec, width: int = 0, height: int = 0) 
     model = _normalised(checked(data), notes)
     fixed = _fixed_size(model, decoder)
     width, height = input_size(decoder, fixed, width, height)
-    result = _sized(model, decoder, width, height, notes)
+    result, fewer = folded(_sized(model, decoder, width, height))
+    if fewer:
+        notes.append(f"folded {fewer} constant nodes")
+    result = _checked(result)
     prepared = result.SerializeToString(deterministic=True)
     return Prepared(
         model=prepared,
@@ -180,6 +184,14 @@ def _fixed_size(model: onnx.ModelProto, decoder: DecoderSpec) -> tuple[int, int]
         BadModelError: it works at no size, or not with this decoder.
     """
     declared = _declared_size(model, decoder)
+    choose_outputs(decoder, signature(model)[1])  # before a trial fails on something less telling
+    if declared is not None:
+        try:
+            outputs = signature(_resized(model, decoder, *declared))[1]
+        except BadModelError:
+            pass  # the size of a dummy: the trials tell
+        else:
+            bind_outputs(decoder, outputs)
     usual = _clamped(decoder.default_size, decoder)
     other = usual if usual != declared else _clamped((usual[0] * 2, usual[1] * 2), decoder)
     if declared is None:
@@ -222,7 +234,7 @@ def _clamped(size: tuple[int, int], decoder: DecoderSpec) -> tuple[int, int]:
 
 def _trial(model: onnx.ModelProto, decoder: DecoderSpec, size: tuple[int, int]) -> dict[str, int]:
     """Runs a graph at a size: elements of each output by role."""
-    sized = _sized(model, decoder, size[0], size[1], [])
+    sized = _sized(model, decoder, size[0], size[1])
     try:
         outputs = reference.run(sized.SerializeToString(), decoder)
     except FleetError as error:
@@ -232,24 +244,10 @@ def _trial(model: onnx.ModelProto, decoder: DecoderSpec, size: tuple[int, int]) 
     return {role: int(value.size) for role, value in outputs.items()}
 
 
-def _sized(model: onnx.ModelProto, decoder: DecoderSpec, width: int, height: int, notes: list[str]) -> onnx.ModelProto:
-    """The graph at one size, bound to its decoder, folded, inferred and checked."""
-    sized = onnx.ModelProto()
-    sized.CopyFrom(model)
-    source = check_input(decoder, signature(sized)[0]).name
-    shape = sized.graph.input[0].type.tensor_type.shape
-    for dim, value in zip(shape.dim, (1, 3, height, width)):
-        dim.Clear()
-        dim.dim_value = value
-    for result in sized.graph.output:
-        result.type.tensor_type.ClearField("shape")  # the declared one is of another size
-    count = 0
-    sized = _inferred(sized)
-    while changed := folded(sized, _shapes(sized)):
-        count += changed
-        sized = _inferred(sized)
-    if count:
-        notes.append(f"folded {count} constant nodes")
+def _sized(model: onnx.ModelProto, decoder: DecoderSpec, width: int, height: int) -> onnx.ModelProto:
+    """The graph at one size, bound to its decoder, inferred and checked."""
+    sized = _resized(model, decoder, width, height)
+    source = sized.graph.input[0].name
     bound = bind_outputs(decoder, signature(sized)[1])
     computed = {name for node in sized.graph.node for name in node.output}
     for role, name in bound.items():
@@ -260,8 +258,27 @@ def _sized(model: onnx.ModelProto, decoder: DecoderSpec, width: int, height: int
     sized.graph.output.extend(by_name[bound[output.role]] for output in decoder.outputs)
     pruned(sized.graph)
     _rename(sized, {source: INPUT_NAME} | {name: role for role, name in bound.items()})
-    _name_nodes(sized.graph)
-    sized = _inferred(sized)
+    return _checked(sized)
+
+
+def _resized(model: onnx.ModelProto, decoder: DecoderSpec, width: int, height: int) -> onnx.ModelProto:
+    """The graph at one size, inferred."""
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    check_input(decoder, signature(sized)[0])
+    shape = sized.graph.input[0].type.tensor_type.shape
+    for dim, value in zip(shape.dim, (1, 3, height, width)):
+        dim.Clear()
+        dim.dim_value = value
+    for result in sized.graph.output:
+        result.type.tensor_type.ClearField("shape")  # the declared one is of another size
+    return _inferred(sized)
+
+
+def _checked(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with every node named and every shape inferred, once the checker finds nothing."""
+    _name_nodes(model.graph)
+    sized = _inferred(model)
     try:
         checker.check_model(sized, full_check=True)
     # RuntimeError and ValueError are how the checker's C++ reports what its own class does not cover
@@ -288,18 +305,6 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
             f"the shapes in the model do not fit together ({first_line(error)})",
             remedy="export it for a dynamic size, or build it at the size that it was exported for",
         ) from None
-
-
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Every static shape that is known."""
-    graph = model.graph
-    found: dict[str, tuple[int, ...]] = {}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        if value.type.tensor_type.HasField("shape"):
-            shape = tuple(dim for dim in tensor_spec(value).shape if isinstance(dim, int))
-            if len(shape) == len(value.type.tensor_type.shape.dim):
-                found[value.name] = shape
-    return found
 
 
 def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:

@@ -19,18 +19,31 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from maskfleet.errors import BuildCrashError, BuildError, CanceledError, FleetError, InternalError, catalogue
+from maskfleet.errors import (
+    BuildCrashError,
+    BuildError,
+    CanceledError,
+    FleetError,
+    GateRefusedError,
+    InternalError,
+    catalogue,
+)
 from maskfleet.ids import digest_file
 from maskfleet.targets import check_buildable, target
 from model_compiler.cache import Built, Cache
+from model_compiler.calibration import OWN, CalibrationSet
 from model_compiler.precision import pictures_digest
 from model_compiler.spec import BuildSpec
-from model_compiler.tools import installed_versions, machine
+from model_compiler.tools import machine, versions_for
 
 LOG_TAIL_BYTES = 64 << 10
 _GRACE_S = 2.0
+
+Source = Callable[[], Path]
+"""Gives a file; it may have to be fetched first."""
+
 _NO_MEMORY = re.compile(
     r"bad_alloc|MemoryError|[Cc]annot allocate memory|[Ff]ailed to allocate|failed to map segment|[Oo]ut of memory"
     r"|can't start new thread|Resource temporarily unavailable"
@@ -50,24 +63,44 @@ class Limits:
     seconds: float = 600.0
 
 
+DEFAULT_LIMITS = Limits()
+
+
+class Elsewhere(Protocol):
+    """Engines that others have built: the fleet's, by way of the plane."""
+
+    def __call__(self, *, recipe: str = "", key: str = "") -> Built | None:
+        """The engine of a recipe or a key; None where there is none, or nobody can be asked."""
+        ...
+
+
+def nowhere(*, recipe: str = "", key: str = "") -> Built | None:
+    """Nobody else has built anything."""
+    return None
+
+
 def run_build(
     spec: BuildSpec,
-    source: Path,
+    source: Source,
     workdir: Path,
     *,
+    calibration: CalibrationSet = OWN,
     cache: Cache | None = None,
-    limits: Limits = Limits(),
+    elsewhere: Elsewhere = nowhere,
+    limits: Limits = DEFAULT_LIMITS,
     progress: Callable[[str, float], None] = lambda _phase, _fraction: None,
     cancel: threading.Event | None = None,
 ) -> Built:
-    """Builds, or finds the engine in the cache.
+    """Builds at one precision, or finds the engine in the cache or in the fleet.
 
     Args:
-        spec: what to build.
-        source: the ONNX file.
+        spec: what to build; not ``auto``, which is :func:`model_compiler.search.run_search`'s.
+        source: gives the ONNX file; asked only where something has to be built.
         workdir: an empty folder for this build; afterwards it holds ``build.log``, and the engine where there is no
             cache.
+        calibration: what ranges for eight bits are learnt from.
         cache: where finished engines are.
+        elsewhere: who else may have built it.
         limits: for the process.
         progress: told the phase and how far the whole is, 0 to 1.
         cancel: set it to stop the build.
@@ -78,45 +111,84 @@ def run_build(
         FleetError: what the pipeline raised.
     """
     cancel = cancel or threading.Event()
-    versions = installed_versions()
-    check_buildable(target(spec.target), machine())
-    recipe = spec.recipe(versions, pictures_digest(spec.precision))
-    if cache is not None and (hit := cache.find(recipe)) is not None:
+    recipe = recipe_of(spec, calibration)
+    if (hit := found_before(recipe, cache, elsewhere)) is not None:
         progress("cached", 1.0)
         return hit
     engine = workdir / "engine"
     job = {
         "spec": spec.to_json(),
-        "source": str(source),
+        "source": str(source()),
         "engine": str(engine),
-        "cache": str(cache.root) if cache is not None else None,
+        "calibration": {"name": calibration.name, "folder": str(calibration.folder) if calibration.folder else None},
         "memory_bytes": limits.memory_bytes,
         "parent": os.getpid(),
     }
     (workdir / "job.json").write_text(json.dumps(job))
-    done = _watched(workdir, limits, progress, cancel)
+    hits: dict[str, Built] = {}
+
+    def known(key: str) -> bool:
+        found = cache.get(key) if cache is not None else None
+        found = found or elsewhere(key=key)
+        if found is not None:
+            hits[key] = found
+        return found is not None
+
+    done = _watched(workdir, limits, progress, cancel, known)
     key = str(done["key"])
-    if done["cached"] and cache is not None and (hit := cache.get(key)) is not None:
-        cache.remember(recipe, key)
-        return hit
+    if key in hits:
+        if cache is not None and hits[key].engine is not None:
+            cache.remember(recipe, key)
+        return dataclasses.replace(hits[key], recipe=recipe)
     if cache is not None:
         return cache.put(key, recipe, engine, done["report"])
-    return Built(key, engine, digest_file(engine), engine.stat().st_size, done["report"], cached=False)
+    size = engine.stat().st_size
+    return Built(key, engine, digest_file(engine), size, done["report"], cached=False, recipe=recipe)
+
+
+def recipe_of(spec: BuildSpec, calibration: CalibrationSet) -> str:
+    """The key of what goes in, on this machine.
+
+    Raises:
+        UnsupportedError: this machine cannot build for the target.
+        InvalidInputError: the calibration set is needed and cannot be used.
+    """
+    entry = check_buildable(target(spec.target), machine())
+    return spec.recipe(versions_for(entry), pictures_digest(spec.precision, calibration))
+
+
+def found_before(recipe: str, cache: Cache | None, elsewhere: Elsewhere) -> Built | None:
+    """The engine that a recipe led to before, here or elsewhere."""
+    hit = cache.find(recipe) if cache is not None else None
+    return hit or elsewhere(recipe=recipe)
 
 
 def log_tail(workdir: Path) -> str:
-    """The end of a build's log, at most 64 KiB; empty where it never began."""
+    """The ends of the logs of all builds below a folder, the newest last, at most 64 KiB; empty where none began."""
+    parts = []
+    logs = sorted(workdir.rglob("build.log"), key=lambda path: path.stat().st_mtime_ns)
+    for path in logs:
+        head = f"== {path.parent.name}\n" if len(logs) > 1 else ""
+        parts.append(head.encode() + _end(path, LOG_TAIL_BYTES // len(logs) - len(head)))
+    return b"\n".join(parts).decode(errors="replace")
+
+
+def _end(path: Path, size: int) -> bytes:
     try:
-        with (workdir / "build.log").open("rb") as file:
+        with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
-            file.seek(max(file.tell() - LOG_TAIL_BYTES, 0))
-            return file.read().decode(errors="replace")
+            file.seek(max(file.tell() - size, 0))
+            return file.read()
     except OSError:
-        return ""
+        return b""
 
 
 def _watched(
-    workdir: Path, limits: Limits, progress: Callable[[str, float], None], cancel: threading.Event
+    workdir: Path,
+    limits: Limits,
+    progress: Callable[[str, float], None],
+    cancel: threading.Event,
+    known: Callable[[str], bool],
 ) -> dict[str, Any]:
     """Runs the worker to its end."""
     # One thread a library: a build is one of many things on its machine, and threads cost address space.
@@ -126,7 +198,7 @@ def _watched(
     with (workdir / "build.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "model_compiler.worker", str(workdir / "job.json")],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             env=environment,
@@ -134,15 +206,19 @@ def _watched(
         )
 
     def read() -> None:
-        assert process.stdout is not None  # noqa: S101  # it was asked for above
+        assert process.stdout is not None  # noqa: S101  # both were asked for above
+        assert process.stdin is not None  # noqa: S101
         try:
-            with process.stdout:
+            with process.stdout, process.stdin:
                 for line in process.stdout:
                     # A worker that is killed while it writes leaves half a line: its end says what happened.
-                    with contextlib.suppress(ValueError):
+                    with contextlib.suppress(ValueError, BrokenPipeError):
                         message = json.loads(line)
                         if "phase" in message:
                             progress(message["phase"], message["progress"])
+                        elif "known" in message:
+                            process.stdin.write(b"true\n" if known(message["known"]) else b"false\n")
+                            process.stdin.flush()
                         else:
                             last.update(message)
         finally:
@@ -185,13 +261,13 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         return
 
 
-def _error(said: dict[str, str] | None, code: int, log: str, limits: Limits) -> FleetError:
+def _error(said: dict[str, Any] | None, code: int, log: str, limits: Limits) -> FleetError:
     """What a failed worker's words, exit code and log come to."""
     own = catalogue().get(said["kind"], InternalError) if said else None
     # An allocation that fails comes back as whatever the library that it failed in makes of it.
     vague = own is None or own is InternalError or own is BuildCrashError or not issubclass(own, FleetError)
     if said and own and not vague and not (own is BuildError or _NO_MEMORY.search(said["message"])):
-        return own(said["message"], remedy=said["remedy"])
+        return _told(own, said)
     text = (said["message"] if said else "") + log[-4096:]
     if _NO_MEMORY.search(text) or own is BuildCrashError:
         return BuildCrashError(
@@ -199,7 +275,14 @@ def _error(said: dict[str, str] | None, code: int, log: str, limits: Limits) -> 
             remedy="give the builder more with --build-memory-mb, or build a smaller input size",
         )
     if said and own:
-        return own(said["message"], remedy=said["remedy"] or "see the build's log")
+        return _told(own, said)
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
     hint = ", perhaps by the system for want of memory" if code == -signal.SIGKILL else ""
     return BuildCrashError(f"the build's process ended {how}{hint}", remedy="see the end of the build's log")
+
+
+def _told(own: type[FleetError], said: dict[str, Any]) -> FleetError:
+    error = own(said["message"], remedy=said["remedy"] or "see the build's log")
+    if isinstance(error, GateRefusedError):
+        error.report = said.get("report", {})
+    return error

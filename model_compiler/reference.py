@@ -44,4 +44,5 @@ def run(model: bytes, decoder: DecoderSpec) -> dict[str, FloatArray]:
         EngineError: ONNX Runtime refuses it, or cannot run it.
     """
     with loaded(model, decoder) as engine:
-        return dict(engine.infer(np.full((1, 3, engine.info.height, engine.info.width), 64.0, np.float32)))
+        grey = np.full((1, 3, engine.info.height, engine.info.width), 64.0, np.float32)
+        return {role: value.copy() for role, value in engine.infer(grey).items()}  # they outlive the engine

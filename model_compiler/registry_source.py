@@ -5,17 +5,19 @@ MLflow logs ONNX models with their weights in files beside them; what comes out 
 
 from __future__ import annotations
 
-import os
+import shutil
 import tempfile
 from pathlib import Path
 
 from maskfleet.errors import BadModelError, FleetError, NotFoundError, UnavailableError, UnsupportedError
 
 SCHEME = "models:/"
+_TORCH = ("*.pt2", "*.pth")
+"""How MLflow names what PyTorch exported, and what it pickled."""
 
 
 def fetched(uri: str, tracking_uri: str, folder: Path) -> Path:
-    """The ONNX file of a model version, whole, in a folder.
+    """The ONNX file of a model version, whole, in a folder; or the file of a PyTorch model, as it is.
 
     Args:
         uri: ``models:/name/version``.
@@ -24,15 +26,13 @@ def fetched(uri: str, tracking_uri: str, folder: Path) -> Path:
 
     Raises:
         NotFoundError: there is no such version.
-        BadModelError: it holds no ONNX file, or several.
+        BadModelError: it holds no ONNX file and no PyTorch model, or several.
         UnavailableError: the registry cannot be reached.
         UnsupportedError: mlflow is not installed.
     """
     name = uri.removeprefix(SCHEME)
     if not tracking_uri:
         raise NotFoundError(f"{uri} is in a registry that nobody named", remedy="set MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read by mlflow while it is imported
-    os.environ["DO_NOT_TRACK"] = "true"
     try:
         import mlflow
         from mlflow.exceptions import MlflowException
@@ -57,9 +57,16 @@ def fetched(uri: str, tracking_uri: str, folder: Path) -> Path:
 
 def _whole(root: Path, name: str, folder: Path) -> Path:
     found = [root] if root.is_file() else sorted(root.rglob("*.onnx"))
+    programs = [] if root.is_file() else [path for kind in _TORCH for path in sorted(root.rglob(kind))]
+    if not found and programs:
+        # Which of them can be read is torch_source's to say.
+        kept = folder / f"{name.replace('/', '-')}{programs[0].suffix}"
+        shutil.copyfile(programs[0], kept)
+        return kept
     if len(found) != 1:
         raise BadModelError(
-            f"model version {name} holds {len(found) or 'no'} ONNX files", remedy="log it with mlflow.onnx.log_model"
+            f"model version {name} holds {len(found) or 'no'} ONNX files",
+            remedy="log it with mlflow.onnx.log_model, or with mlflow.pytorch.log_model as pt2",
         )
     import onnx
 

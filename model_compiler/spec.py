@@ -22,9 +22,12 @@ from typing import Any
 from maskfleet.decoding import decoder_spec
 from maskfleet.errors import InvalidInputError
 from maskfleet.gate import Margins
-from maskfleet.ids import check_digest
+from maskfleet.ids import check_digest, check_versioned
 from maskfleet.policy import MaskPolicy
 from maskfleet.targets import target
+
+AUTO = "auto"
+"""The precision that is none: the fastest that passes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +38,14 @@ class BuildSpec:
         model_digest: of the source ONNX file.
         decoder: name of the decoder.
         target: name of the target.
-        precision: ``fp32``, ``fp16`` or ``int8``.
+        precision: ``fp32``, ``fp16``, ``int8``, or ``auto``: the fastest of them that passes the gate.
         width: of the input, in pixels; 0 for the default.
         height: of the input, in pixels; 0 for the default.
         min_confidence: at which detections are compared: the policy's own.
         nms_iou: likewise.
         margins: of the gate.
+        calibration: set from which ranges for eight bits are learnt, as ``street/2``; empty for the compiler's own.
+        workspace_mb: scratch memory that TensorRT may plan with, in MiB; 0 for all that there is.
 
     Raises:
         UnknownTargetError: there is no such target.
@@ -56,14 +61,20 @@ class BuildSpec:
     min_confidence: float = MaskPolicy.min_confidence
     nms_iou: float = MaskPolicy.nms_iou
     margins: Margins = Margins()
+    calibration: str = ""
+    workspace_mb: int = 0
 
     def __post_init__(self) -> None:
         check_digest(self.model_digest)
         decoder_spec(self.decoder)
-        if self.precision not in target(self.target).precisions:
+        if self.calibration:
+            check_versioned("calibration set", self.calibration)
+        if self.workspace_mb < 0:
+            raise InvalidInputError(f"the workspace has {self.workspace_mb} MiB", remedy="give 0 for all that there is")
+        if self.precision not in (*target(self.target).precisions, AUTO):
             raise InvalidInputError(
                 f"target {self.target} has no precision {self.precision!r}",
-                remedy=f"use one of {', '.join(target(self.target).precisions)}",
+                remedy=f"use one of {', '.join((*target(self.target).precisions, AUTO))}",
             )
         if self.width < 0 or self.height < 0:
             raise InvalidInputError(
@@ -80,31 +91,35 @@ class BuildSpec:
         """The spec that :meth:`to_json` wrote."""
         return cls(**{**values, "margins": Margins(**values["margins"])})
 
-    def recipe(self, versions: Mapping[str, str], evaluation_digest: str) -> str:
+    def recipe(self, versions: Mapping[str, str], pictures_digest: str) -> str:
         """The key of what goes in.
 
         Args:
             versions: tools with their versions.
-            evaluation_digest: of the frames that the gate looks at, and of those that ranges are learnt from.
+            pictures_digest: of the pictures that the gate looks at, and of those that ranges are learnt from.
         """
-        return _key({"spec": self.to_json(), **_surroundings(versions, evaluation_digest)})
+        return _key({"spec": self.to_json(), **_surroundings(versions, pictures_digest)})
 
 
-def cache_key(spec: BuildSpec, prepared_digest: str, versions: Mapping[str, str], evaluation_digest: str) -> str:
+def cache_key(spec: BuildSpec, prepared_digest: str, versions: Mapping[str, str], pictures_digest: str) -> str:
     """The key of a result.
 
     Args:
         spec: what is built; the source file and the size count only through the prepared model.
         prepared_digest: of the prepared ONNX file.
         versions: tools with their versions.
-        evaluation_digest: of the frames that the gate looks at, and of those that ranges are learnt from.
+        pictures_digest: of the pictures that the gate looks at, and of those that ranges are learnt from.
     """
-    config = {k: v for k, v in spec.to_json().items() if k not in ("model_digest", "width", "height")}
-    return _key({"prepared": prepared_digest, "config": config, **_surroundings(versions, evaluation_digest)})
+    config = {k: v for k, v in spec.to_json().items() if k not in _PREPARED}
+    return _key({"prepared": prepared_digest, "config": config, **_surroundings(versions, pictures_digest)})
 
 
-def _surroundings(versions: Mapping[str, str], evaluation_digest: str) -> dict[str, Any]:
-    return {"versions": dict(versions), "compiler": compiler_revision(), "evaluation": evaluation_digest}
+def _surroundings(versions: Mapping[str, str], pictures_digest: str) -> dict[str, Any]:
+    return {"versions": dict(versions), "compiler": compiler_revision(), "pictures": pictures_digest}
+
+
+_PREPARED = ("model_digest", "width", "height", "calibration")
+"""What counts through the prepared model and the pictures alone: the same set under another name is the same set."""
 
 
 @functools.cache

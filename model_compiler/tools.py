@@ -7,32 +7,38 @@ from importlib import metadata
 
 from edge_agent.facts import gather, machine_of
 from edge_agent.updates.messages import Facts
-from maskfleet.targets import Machine
+from maskfleet.targets import TARGETS, Machine, Target
 
-TOOLS = (
+COMMON = (
     "maskfleet",
-    "onnx",
-    "onnxruntime",
-    "onnxconverter-common",
     "numpy",
+    "onnx",
+    "onnxconverter-common",
+    "onnxruntime",
+    "onnxslim",
+    "opencv-python",
     "protobuf",
-    "openvino",
-    "tensorrt-rtx-cu13",
-    "tensorrt",
-    "torch",
 )
-"""What an engine may depend on. A cache key holds those that are installed."""
+"""What every engine depends on, whatever its target: they prepare, convert and verify."""
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions by name, of those that are installed."""
+def versions_for(entry: Target) -> dict[str, str]:
+    """The tools that an engine for a target depends on, with their versions; those that are not installed are left out.
+
+    Nothing else counts: builders of different equipment find each other's engines.
+    """
     found = {}
-    for name in TOOLS:
+    for name in (*COMMON, entry.distribution):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def installed_versions() -> dict[str, str]:
+    """Every tool of this machine with its version, over all targets."""
+    return {name: version for entry in TARGETS.values() for name, version in versions_for(entry).items()}
 
 
 @functools.cache

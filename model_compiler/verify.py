@@ -189,7 +189,8 @@ class _Heard:
         return self._engine.info
 
     def infer(self, blob: FloatArray) -> Mapping[str, FloatArray]:
-        self.outputs = self._engine.infer(blob)
+        # Copied: an engine fills its arrays again, and both sides may be the same one.
+        self.outputs = {role: value.copy() for role, value in self._engine.infer(blob).items()}
         return self.outputs
 
     def close(self) -> None:

@@ -5,14 +5,15 @@ before anything heavy is imported. It dies with its parent. SIGTERM cancels the 
 
 A job::
 
-    {"spec": {…}, "source": "/…/model.onnx", "engine": "/…/engine", "cache": "/…/cache" | null,
+    {"spec": {…}, "source": "/…/model.onnx", "engine": "/…/engine", "calibration": {"name": "street/2", "folder": "/…"},
      "memory_bytes": 4294967296, "parent": 4711}
 
 Lines::
 
     {"phase": "build", "progress": 0.4}
+    {"known": "sha256:…"}      a question: is there an engine of this key? The answer comes on standard input: true
     {"done": {"key": "sha256:…", "cached": false, "report": {…}}}     or
-    {"error": {"kind": "BuildError", "message": "…", "remedy": "…"}}
+    {"error": {"kind": "BuildError", "message": "…", "remedy": "…", "report": {…}}}
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from maskfleet.errors import BuildCrashError, FleetError, InternalError
+from maskfleet.errors import BuildCrashError, FleetError, GateRefusedError, InternalError
 
 _PR_SET_PDEATHSIG = 1
 
@@ -65,25 +66,31 @@ def main(argv: list[str]) -> int:
 
 def _run(job: dict[str, Any], say: Any, stop: list[int]) -> dict[str, Any]:
     from model_compiler import pipeline  # only now: the limits hold for what it imports
-    from model_compiler.cache import Cache
+    from model_compiler.calibration import CalibrationSet
     from model_compiler.spec import BuildSpec
 
-    cache = Cache(Path(job["cache"])) if job["cache"] else None
+    def known(key: str) -> bool:
+        say({"known": key})
+        return sys.stdin.readline().strip() == "true"
+
+    chosen = job["calibration"]
     result = pipeline.run(
         BuildSpec.from_json(job["spec"]),
         Path(job["source"]).read_bytes(),
+        calibration=CalibrationSet(chosen["name"], Path(chosen["folder"]) if chosen["folder"] else None),
         progress=lambda phase, fraction: say({"phase": phase, "progress": round(fraction, 4)}),
         canceled=lambda: bool(stop),
         log=lambda line: print(line, file=sys.stderr, flush=True),  # standard error is the log
-        known=lambda key: cache is not None and cache.get(key) is not None,
+        known=known,
     )
     if result.engine is not None:
         Path(job["engine"]).write_bytes(result.engine)
     return {"key": result.key, "cached": result.engine is None, "report": result.report}
 
 
-def _described(error: FleetError) -> dict[str, str]:
-    return {"kind": type(error).__name__, "message": error.message, "remedy": error.remedy}
+def _described(error: FleetError) -> dict[str, Any]:
+    report = error.report if isinstance(error, GateRefusedError) else {}
+    return {"kind": type(error).__name__, "message": error.message, "remedy": error.remedy, "report": report}
 
 
 def _die_with_parent(parent: int) -> None:

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from maskfleet.quiet import hush
 from tests.postgres import Cluster, NoPostgresError
 from tests.required import missing
+
+hush(os.environ)  # before a test imports what would tell its maker
 
 
 @pytest.fixture(scope="session")

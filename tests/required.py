@@ -1,6 +1,6 @@
 """What a test needs of the machine: skipped where it is missing, failed where the gate says that it must be there.
 
-``MASKFLEET_REQUIRE=postgres,prometheus`` (set by ``.ci/run``) turns the skips into failures.
+``MASKFLEET_REQUIRE=postgres,prometheus,gcc,trt-bindings`` (set by ``.ci/run``) turns the skips into failures.
 """
 
 from __future__ import annotations

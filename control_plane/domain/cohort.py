@@ -126,15 +126,20 @@ def _ends(strategy: Strategy, total: int, held: int) -> list[int]:
         of = f"{_devices(total)}{' that the holdout leaves' if held else ''}"
         if wave == last and end < total:
             raise InvalidInputError(
-                f"wave {wave + 1} is the last one and has {spec.share} of {of}", remedy="give the last wave 100 %"
+                f"wave {wave + 1} is the last one and has {_part(spec.share)} of {of}",
+                remedy="give the last wave 100 %",
             )
         if end < before or (end == before and not (wave == last and held)):
             raise InvalidInputError(
-                f"wave {wave + 1} ({spec.share} of {of}) brings no device that wave {wave} has not",
+                f"wave {wave + 1} ({_part(spec.share)} of {of}) brings no device that wave {wave} has not",
                 remedy="use fewer waves, or larger steps",
             )
         ends.append(end)
     return ends
+
+
+def _part(share: Share) -> str:
+    return str(share) if share.count is None else str(share.count)
 
 
 def stratum_of(keys: Sequence[str], attributes: Attributes) -> str:

@@ -69,12 +69,12 @@ class Component:
 
     @property
     def detail(self) -> str:
-        """What it does now, for people."""
+        """What it does now, for people; after a colon why it does not get on, or was refused."""
+        doing = self.state.value
         if self.state is ComponentState.DOWNLOADING and self.bytes_total:
-            return f"DOWNLOADING {100 * self.bytes_done // self.bytes_total} %"
-        if self.state is ComponentState.REVERTED and self.reason:
-            return f"REVERTED: {self.reason}"
-        return self.state.value
+            doing += f" {100 * self.bytes_done // self.bytes_total} %"
+        told = self.reason and (self.state not in SETTLED or self.state is ComponentState.REVERTED)
+        return f"{doing}: {self.reason}" if told else doing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,12 +176,14 @@ class Assignment:
         generation: grows with each change and never goes back.
         release_id: what it should run; empty for nothing but what it has committed.
         envelope: the signed assignment as it goes over the wire.
+        correlation_id: of the action behind it; empty where there is none.
     """
 
     device_id: str
     generation: int
     release_id: str
     envelope: bytes
+    correlation_id: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

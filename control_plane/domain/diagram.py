@@ -1,6 +1,7 @@
-"""Draws the state tables for docs/rollout-states.md, in mermaid.
+"""Draws the state tables in mermaid: all of them for docs/rollout-states.md, a rollout's for ARCHITECTURE.md too.
 
 python -m control_plane.domain.diagram > docs/rollout-states.md
+python -m control_plane.domain.diagram ARCHITECTURE.md
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import enum
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 from control_plane.domain import release, rollout
@@ -24,7 +26,7 @@ def page() -> str:
                 "# States",
                 "Drawn from the tables in `control_plane/domain`: `python -m control_plane.domain.diagram`.",
                 "## A rollout",
-                _drawn(rollout.ROLLOUT_TABLE, rollout.RolloutState),
+                rollout_states(),
                 "## A device in a rollout",
                 _drawn(rollout.MEMBER_TABLE, rollout.MemberState),
                 "## A release",
@@ -37,6 +39,20 @@ def page() -> str:
     )
 
 
+def rollout_states() -> str:
+    """The drawing of a rollout."""
+    return _drawn(rollout.ROLLOUT_TABLE, rollout.RolloutState)
+
+
+def embedded(text: str) -> str:
+    """A page whose one drawing is that of a rollout, with the drawing made anew."""
+    before, begin, rest = text.partition("```mermaid\n")
+    _, end, after = rest.partition("\n```")
+    if not begin or not end or "```mermaid" in after:
+        raise ValueError("the page has not exactly one drawing")
+    return before + rollout_states() + after
+
+
 def _drawn(table: Mapping[tuple[_S, _E], _S], states: Iterable[_S]) -> str:
     listed = list(states)
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {listed[0].value}"]
@@ -47,4 +63,8 @@ def _drawn(table: Mapping[tuple[_S, _E], _S], states: Iterable[_S]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page())
+    if sys.argv[1:]:
+        architecture = Path(sys.argv[1])
+        architecture.write_text(embedded(architecture.read_text()))
+    else:
+        sys.stdout.write(page())

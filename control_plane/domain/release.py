@@ -138,6 +138,7 @@ class Release:
         calibration: folder of pictures from which ranges for 8 bits are learnt; empty for the compiler's own.
         workspace_mb: scratch memory that TensorRT may plan with, in MiB; 0 for all that there is.
         logged: what its builds found is in the model registry, at the model that it is of.
+        correlation_id: of the action that asked for it: its builds are logged under that.
     """
 
     id: str
@@ -160,6 +161,7 @@ class Release:
     calibration: str = ""
     workspace_mb: int = 0
     logged: bool = False
+    correlation_id: str = ""
 
     def moved(self, event: ReleaseEvent, *, reason: str = "") -> Release:
         """The release after an event.

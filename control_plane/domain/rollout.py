@@ -103,6 +103,10 @@ ROLLOUT_TABLE: dict[tuple[RolloutState, RolloutEvent], RolloutState] = {
     (_S.ABORTING, _E.ALL_BACK): _S.ABORTED,
 }
 ENDED = frozenset({_S.SUCCEEDED, _S.FAILED, _S.ABORTED, _S.ROLLED_BACK})
+OPERATORS = frozenset({_E.PAUSE, _E.RESUME, _E.PROMOTE, _E.ABORT})
+"""Events that an operator brings about: each is kept with the rollout, as a :class:`Word`."""
+
+KEPT_WORDS = 100
 WATCHED = frozenset({_S.PROGRESSING, _S.SOAKING, _S.HELD, _S.PAUSED})
 """States in which a judged rollout is looked at: hard limits hold in all of them."""
 
@@ -142,12 +146,12 @@ MEMBER_TABLE: dict[tuple[MemberState, MemberEvent], MemberState] = {
     (MemberState.UPDATING, MemberEvent.EXPIRE): MemberState.EXPIRED,
     (MemberState.UPDATING, MemberEvent.RECALL): MemberState.REVERTING,
     (MemberState.UPDATING, MemberEvent.ROLL_BACK): MemberState.REVERTING,
+    (MemberState.COMMITTED, MemberEvent.RECALL): MemberState.REVERTING,
     (MemberState.COMMITTED, MemberEvent.ROLL_BACK): MemberState.REVERTING,
     (MemberState.REVERTING, MemberEvent.RETURN): MemberState.REVERTED,
     (MemberState.REVERTING, MemberEvent.GIVE_UP): MemberState.REVERTED,
 }
 SETTLED = frozenset({MemberState.COMMITTED, MemberState.FAILED, MemberState.EXPIRED, MemberState.REVERTED})
-RECALLABLE = frozenset(state for state, event in MEMBER_TABLE if event is MemberEvent.RECALL)
 REVERSIBLE = frozenset(state for state, event in MEMBER_TABLE if event is MemberEvent.ROLL_BACK)
 EXPIRING = frozenset(state for state, event in MEMBER_TABLE if event is MemberEvent.EXPIRE)
 
@@ -156,6 +160,26 @@ _REMEDIES = {
     RolloutEvent.RESUME: "only a rollout that is PAUSED or HELD can be resumed",
     RolloutEvent.PROMOTE: "only a rollout that is PROGRESSING, SOAKING, HELD or PAUSED can be promoted",
 }
+
+
+GIVEN_UP = "offline; it goes back when it returns"
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """What an operator did.
+
+    Attributes:
+        time: when, by the plane's clock.
+        event: PAUSE, RESUME, PROMOTE or ABORT.
+        state: in which the rollout was.
+        wave: the last one that had opened; -1 before the first.
+    """
+
+    time: datetime
+    event: RolloutEvent
+    state: RolloutState
+    wave: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +202,8 @@ class Rollout:
         decisions: how many were written down.
         reason: why it is where it is, in a sentence.
         ended: when it ended.
+        correlation_id: of the last thing that a person did with it: what follows is logged under that.
+        words: what operators did, oldest first; the last :data:`KEPT_WORDS`.
     """
 
     id: str
@@ -195,6 +221,8 @@ class Rollout:
     decisions: int = 0
     reason: str = ""
     ended: datetime | None = None
+    correlation_id: str = ""
+    words: tuple[Word, ...] = ()
 
     @property
     def active(self) -> bool:
@@ -250,9 +278,11 @@ class Rollout:
         watched = self.watched
         if self.state is RolloutState.HELD and event is RolloutEvent.RESUME:
             watched = min(watched, self.soak)  # the judge's patience begins again
+        said = (Word(now, event, self.state, self.wave),) if event in OPERATORS else ()
         return dataclasses.replace(
             self,
             state=state,
+            words=(*self.words, *said)[-KEPT_WORDS:],
             reason=reason,
             watched=watched,
             promoted=self.promoted or event is RolloutEvent.PROMOTE,
@@ -368,7 +398,7 @@ def _told(member: Member, report: Report) -> Member:
 def give_up(member: Member, offline_for: timedelta) -> Member:
     """The device after a look at how long it has been offline: on the way back nobody waits for ever."""
     if member.state is MemberState.REVERTING and offline_for >= RECALL_PATIENCE:
-        return member.moved(MemberEvent.GIVE_UP, detail="offline; it goes back when it returns")
+        return member.moved(MemberEvent.GIVE_UP, detail=GIVEN_UP)
     return member
 
 

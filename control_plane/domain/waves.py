@@ -10,6 +10,7 @@ Rules
   the rollout is held. Promoting does not skip it.
 - Where the judge cannot tell, the wave is watched for longer; after the judge's patience, and where the judge itself
   failed, the rollout is held for an operator.
+- An operator who stops a rollout takes every device of it back to its baseline, those that have committed too.
 - Promoting opens every wave that is left, at once and without a soak. Hard limits still hold.
 - :func:`decide` sees numbers of devices by wave and state, never the devices: a report costs the same in a fleet of
   three and of ten thousand.
@@ -25,7 +26,6 @@ from collections.abc import Mapping, Sequence
 
 from control_plane.domain.judge.decision import Decision, Verdict
 from control_plane.domain.rollout import (
-    RECALLABLE,
     REVERSIBLE,
     SETTLED,
     MemberEvent,
@@ -59,13 +59,15 @@ class Recall:
     """Devices go back: every one that an event moves.
 
     Attributes:
-        event: RECALL for those that have not settled, ROLL_BACK for those that have committed, too.
+        event: RECALL where an operator stopped the rollout, ROLL_BACK where the release does harm.
     """
 
     event: MemberEvent
 
 
 Action = Move | OpenWave | Recall
+STAYS = {RolloutState.HELD: "stay held", RolloutState.PAUSED: "stay paused"}
+"""What follows from a decision where nothing is watched on."""
 
 
 def decide(rollout: Rollout, tally: Tally, decision: Decision | None) -> list[Action]:
@@ -171,13 +173,11 @@ def _end(rollout: Rollout, tally: Tally) -> Move:
 
 def _back(rollout: Rollout, tally: Tally) -> list[Action]:
     stopped = rollout.state is RolloutState.ABORTING
-    moved = RECALLABLE if stopped else REVERSIBLE
-    if any(_in_state(tally, state) for state in moved):
+    if any(_in_state(tally, state) for state in REVERSIBLE):
         return [Recall(MemberEvent.RECALL if stopped else MemberEvent.ROLL_BACK)]
     if _in_state(tally, MemberState.REVERTING):
         return []
-    kept = _in_state(tally, MemberState.COMMITTED)
-    told = f"{kept} devices had committed and stay" if stopped else "every device is back, or its way back written down"
+    told = "every device is back, or its way back written down"
     return [Move(RolloutEvent.ALL_BACK, f"{rollout.reason}; {told}")]
 
 
@@ -185,8 +185,13 @@ def _first(decision: Decision) -> str:
     return decision.reasons[0] if decision.reasons else f"the judge says {decision.verdict.value}"
 
 
-def action_of(actions: Sequence[Action]) -> str:
-    """What follows from a decision, in the words of its record."""
+def action_of(actions: Sequence[Action], state: RolloutState) -> str:
+    """What follows from a decision, in the words of its record.
+
+    Args:
+        actions: what is done.
+        state: of the rollout that was judged.
+    """
     for action in actions:
         match action:
             case Move(event=RolloutEvent.HARM):
@@ -197,7 +202,7 @@ def action_of(actions: Sequence[Action]) -> str:
                 return "advance"
             case Move(event=RolloutEvent.ALL_COMMITTED):
                 return "succeed"
-    return "wait"
+    return STAYS.get(state, "wait")
 
 
 def _in_state(tally: Tally, state: MemberState) -> int:

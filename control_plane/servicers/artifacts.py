@@ -19,7 +19,7 @@ class ArtifactsServicer(artifacts_service_pb2_grpc.ArtifactsServiceServicer):
         self._artifacts = artifacts
 
     async def StatArtifact(self, request: wire.StatArtifactRequest, context: Any) -> wire.StatArtifactResponse:
-        size = self._artifacts.size(request.digest)
+        size = await self._artifacts.whole(request.digest)
         if size is not None:
             return wire.StatArtifactResponse(complete=True, size_bytes=size)
         return wire.StatArtifactResponse(size_bytes=self._artifacts.received(request.digest))

@@ -4,21 +4,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from control_plane import evidence
 from control_plane.changes import Changes
 from control_plane.codec import content
 from control_plane.controller import ONE_WAVE, Controller
+from control_plane.domain.device import Device
 from control_plane.domain.judge import DecisionRecord
 from control_plane.domain.judge.explain import explain
-from control_plane.domain.rollout import Rollout
+from control_plane.domain.rollout import Member, Rollout
+from control_plane.domain.selector import Selector
 from control_plane.fleet import Fleet
 from control_plane.requests import Asked
 from control_plane.rollout_codec import decision_message, rollout_message, strategy_from
 from control_plane.servicers.paging import number_place, page_size, text_place, token_of
-from control_plane.store.port import Store
+from control_plane.store.port import Reading, Store
 from control_plane.store.records import KINDS
 from maskfleet.clock import Clock
 from maskfleet.v1 import rollouts_service_pb2 as wire
@@ -116,5 +118,16 @@ class RolloutsServicer(rollouts_service_pb2_grpc.RolloutsServiceServicer):
         rollout, members = await self._controller.get(request.rollout_id)
         async with self._store.reading() as look:
             decisions = await look.select(DecisionRecord, {"rollout_id": request.rollout_id})
-        sentences = explain(rollout, decisions, members)
+            strayed = await _strayed(look, rollout, members) if rollout.active else frozenset()
+        offline = {m.device_id for m in members if not self._fleet.there(m.device_id)}
+        sentences = explain(rollout, decisions, members, offline=offline, strayed=strayed)
         return wire.ExplainRolloutResponse(rollout=await self._message(request.rollout_id), sentences=sentences)
+
+
+async def _strayed(look: Reading, rollout: Rollout, members: Sequence[Member]) -> frozenset[str]:
+    """Devices of a rollout that its selector would no longer choose: they were relabelled, or changed."""
+    if not rollout.selector:
+        return frozenset()
+    matching = Selector.parse(rollout.selector)
+    still = {device.id for device in await look.select(Device) if matching.matches(device.attributes())}
+    return frozenset(member.device_id for member in members) - still

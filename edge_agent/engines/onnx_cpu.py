@@ -1,6 +1,7 @@
 """Engines of the target ``ort-cpu``: prepared ONNX, run by ONNX Runtime on the CPU.
 
-The model's input and outputs are checked against the decoder when it is loaded, not when the first frame comes.
+Input and outputs are bound once in each thread that calls: the input where it lies, the outputs to memory of the
+thread's own, so that a frame allocates nothing.
 
 Example::
 
@@ -10,6 +11,7 @@ Example::
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ import numpy as np
 import onnxruntime
 
 from edge_agent.engines.engine import EngineInfo, FloatArray
+from edge_agent.engines.signature import check_blob, check_outputs, input_size, one_line
 from maskfleet.decoding import DecoderSpec, TensorSpec
-from maskfleet.errors import BadModelError, EngineError
+from maskfleet.errors import EngineError
 
 TARGET = "ort-cpu"
 _PROVIDER = "CPUExecutionProvider"
@@ -29,13 +32,11 @@ _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(dou
 
 
 class OnnxCpuEngine:
-    """A session. Safe to call from several threads: each run has its own memory."""
+    """A session. Safe to call from several threads, which run side by side."""
 
-    def __init__(self, session: Any, info: EngineInfo, input_name: str) -> None:
-        self._session: Any = session
+    def __init__(self, session: Any, info: EngineInfo) -> None:
+        self._bound: _Bound | None = _Bound(session)
         self._info = info
-        self._input_name = input_name
-        self._shape = (1, 3, info.height, info.width)
 
     @classmethod
     def load(cls, path: Path, *, decoder: DecoderSpec, threads: int) -> OnnxCpuEngine:
@@ -61,14 +62,13 @@ class OnnxCpuEngine:
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=[_PROVIDER])
         except Exception as error:  # noqa: BLE001  # the runtime's exceptions have no common base but this
-            raise EngineError(f"ONNX Runtime cannot load {path.name} ({_line(error)})", remedy=_REMEDY) from None
+            raise EngineError(f"ONNX Runtime cannot load {path.name} ({one_line(error)})", remedy=_REMEDY) from None
         if session.get_providers() != [_PROVIDER]:
             # It falls back in silence, so ask what it really uses.
             raise EngineError(f"ONNX Runtime uses {session.get_providers()} where {_PROVIDER} is due", remedy=_REMEDY)
-        inputs = [_spec(value) for value in session.get_inputs()]
         outputs = [_spec(value) for value in session.get_outputs()]
-        width, height = _input_size(path, inputs)
-        _check_outputs(path, decoder, outputs)
+        width, height = input_size(path.name, [_spec(value) for value in session.get_inputs()])
+        check_outputs(path.name, decoder, outputs)
         info = EngineInfo(
             target=TARGET,
             backend="onnxruntime",
@@ -77,57 +77,47 @@ class OnnxCpuEngine:
             height=height,
             outputs=tuple(output.name for output in outputs),
         )
-        return cls(session, info, inputs[0].name)
+        return cls(session, info)
 
     @property
     def info(self) -> EngineInfo:
         return self._info
 
     def infer(self, blob: FloatArray) -> Mapping[str, FloatArray]:
-        session = self._session
-        if session is None:
+        bound = self._bound
+        if bound is None:
             raise EngineError("the engine is closed", remedy="load it again")
-        if blob.shape != self._shape or blob.dtype != np.float32:
-            raise EngineError(f"the engine takes float32{list(self._shape)}, not {blob.dtype}{list(blob.shape)}")
+        check_blob(self._info, blob)
         try:
-            values = session.run(None, {self._input_name: blob})
+            return bound.run(blob)
         except Exception as error:
-            raise EngineError(f"ONNX Runtime failed ({_line(error)})", remedy=_REMEDY) from error
-        return dict(zip(self._info.outputs, values))
+            raise EngineError(f"ONNX Runtime failed ({one_line(error)})", remedy=_REMEDY) from error
 
     def close(self) -> None:
-        self._session = None
+        self._bound = None  # the memory of every thread goes with it
+
+
+class _Bound(threading.local):
+    """A session with memory for its outputs; each thread that comes by gets its own."""
+
+    def __init__(self, session: Any) -> None:  # runs once in each thread
+        self._session = session
+        self._binding = session.io_binding()
+        self._input = session.get_inputs()[0].name
+        self._blob: FloatArray | None = None
+        # The binding knows addresses only: what lies there is kept here.
+        self._outputs: dict[str, FloatArray] = {}
+        for output in session.get_outputs():
+            memory = self._outputs[output.name] = np.zeros(output.shape, np.float32)
+            self._binding.bind_output(output.name, "cpu", 0, np.float32, memory.shape, memory.ctypes.data)
+
+    def run(self, blob: FloatArray) -> Mapping[str, FloatArray]:
+        if blob is not self._blob:  # who fills one array again and again has it bound once
+            self._binding.bind_cpu_input(self._input, blob)
+            self._blob = blob
+        self._session.run_with_iobinding(self._binding)
+        return self._outputs
 
 
 def _spec(value: Any) -> TensorSpec:
     return TensorSpec(value.name, _DTYPES.get(value.type, value.type), tuple(value.shape))
-
-
-def _input_size(path: Path, inputs: list[TensorSpec]) -> tuple[int, int]:
-    only = inputs[0] if len(inputs) == 1 else None
-    if only is not None and only.dtype == "float32" and len(only.shape) == 4:
-        batch, channels, height, width = only.shape
-        if (batch, channels) == (1, 3) and isinstance(height, int) and isinstance(width, int):
-            return width, height
-    listed = ", ".join(str(value) for value in inputs) or "nothing"
-    raise BadModelError(
-        f"{path.name} takes {listed} where an engine takes float32[1, 3, height, width]",
-        remedy="compile the model first: python -m model_compiler compile",
-    )
-
-
-def _check_outputs(path: Path, decoder: DecoderSpec, outputs: list[TensorSpec]) -> None:
-    by_name = {output.name: output for output in outputs}
-    for role in decoder.outputs:
-        output = by_name.get(role.role)
-        length = output.shape[role.axis] if output is not None and role.axis < len(output.shape) else None
-        if output is None or output.dtype != "float32" or (isinstance(length, int) and length != role.length):
-            raise BadModelError(
-                f"{path.name} has no output {role.role!r} as decoder {decoder.name!r} reads it"
-                f" (it has {', '.join(str(o) for o in outputs) or 'none'})",
-                remedy="compile the model with the decoder that belongs to it",
-            )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

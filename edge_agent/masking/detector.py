@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from edge_agent.engines.engine import Engine, FloatArray
+from edge_agent.engines.engine import Engine, FloatArray, PictureEngine
 from edge_agent.masking.decoders import decode
 from edge_agent.masking.detections import Detection
 from edge_agent.masking.preprocess import Picture, Preprocessor
@@ -30,7 +30,7 @@ class Found:
 
     Attributes:
         boxes: float32, n×5: x1, y1, x2, y2 in source pixels, score; clipped to the picture, the surest first.
-        preprocess_s: seconds.
+        preprocess_s: seconds; 0 where the engine prepares its input itself, which ``infer_s`` then holds.
         infer_s: seconds.
         postprocess_s: seconds.
     """
@@ -47,7 +47,10 @@ class Detector:
     def __init__(self, engine: Engine, decoder: DecoderSpec) -> None:
         self.engine = engine
         self.decoder = decoder
-        self._preprocessor = Preprocessor(decoder.preprocessing, engine.info.width, engine.info.height)
+        self._pictures = engine if isinstance(engine, PictureEngine) else None
+        self._preprocessor: Preprocessor | None = None
+        if self._pictures is None:
+            self._preprocessor = Preprocessor(decoder.preprocessing, engine.info.width, engine.info.height)
 
     def __call__(self, frame: Picture, *, min_confidence: float, nms_iou: float) -> Found:
         """Faces in a picture.
@@ -60,11 +63,15 @@ class Detector:
         Raises:
             EngineError: the engine raised, or gave values that are no numbers.
         """
-        begun = time.perf_counter()
-        blob, scale = self._preprocessor(frame)
-        prepared = time.perf_counter()
+        begun = prepared = time.perf_counter()
+        if self._preprocessor is not None:
+            blob, scale = self._preprocessor(frame)
+            prepared = time.perf_counter()
         try:
-            outputs = self.engine.infer(blob)
+            if self._pictures is not None:
+                outputs, scale = self._pictures.infer_picture(frame, self.decoder.preprocessing)
+            else:
+                outputs = self.engine.infer(blob)
         except EngineError:
             raise
         except Exception as error:

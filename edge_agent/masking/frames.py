@@ -28,20 +28,14 @@ from edge_agent.masking.preprocess import Picture
 from edge_agent.masking.styles import MaskedFrame
 from maskfleet import jpeg
 from maskfleet.errors import BadFrameError, InternalError
+from maskfleet.frame_size import checked_size
 
-MAX_SIDE = 16_384
-MAX_PIXELS = 40_000_000
 MAX_BYTES = 64 << 20
 DEFAULT_JPEG_QUALITY = 90
 
 _REMEDY_FILE = "send a whole JPEG or PNG file"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_LEVEL = 1  # a video is waiting; more effort gains a few per cent
-# Start-of-frame markers: all of C0 to CF but DHT (C4), JPG (C8) and DAC (CC).
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_START_OF_SCAN = 0xDA
-# Markers without a length: they have no business before the first scan.
-_NO_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})
 _END_OF_IMAGE = b"\xff\xd9"
 
 
@@ -90,22 +84,6 @@ def size_of(source: SourceFrame) -> tuple[int, int]:
         return size
     width, height = _jpeg_size(data) if source.encoding is Encoding.JPEG else _png_size(data)
     return checked_size(width, height)
-
-
-def checked_size(width: int, height: int) -> tuple[int, int]:
-    """The size, if pictures of it are taken.
-
-    Raises:
-        BadFrameError: it is empty or too large.
-    """
-    if width < 1 or height < 1:
-        raise BadFrameError(f"a frame of {width}x{height} has no pixels", remedy="send a frame of at least 1x1")
-    if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
-        raise BadFrameError(
-            f"a frame of {width}x{height} is too large",
-            remedy=f"send at most {MAX_SIDE} pixels on a side and {MAX_PIXELS // 1_000_000} megapixels",
-        )
-    return width, height
 
 
 def decode(source: SourceFrame) -> Picture:
@@ -174,25 +152,12 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
     if data[:2] != b"\xff\xd8":
         raise BadFrameError("the picture is no JPEG", remedy=_REMEDY_FILE)
     size: tuple[int, int] | None = None
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:  # padding
-            position += 1
-            continue
-        if marker in _NO_LENGTH:
-            break
-        (length,) = struct.unpack_from(">H", data, position + 2)
-        if marker in _START_OF_FRAME and position + 9 <= len(data):
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            size = (width, height)
-            checked_size(width, height)
-        position += 2 + length
-        if marker == _START_OF_SCAN:
-            # In a scan's data the byte FF never stands before D9. What cameras append after the end is not read.
-            if size is not None and data.rfind(_END_OF_IMAGE, position) >= 0:
-                return size
-            break
+    for marker, position, length in jpeg.segments(data):
+        if (found := jpeg.frame_size(data, marker, position)) is not None:
+            size = checked_size(*found)
+        # In a scan's data the byte FF never stands before D9. What cameras append after the end is not read.
+        if marker == jpeg.START_OF_SCAN and size is not None and data.rfind(_END_OF_IMAGE, position + 2 + length) >= 0:
+            return size
     raise BadFrameError("the JPEG ends too early or is damaged", remedy=_REMEDY_FILE)
 
 

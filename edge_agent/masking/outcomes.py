@@ -1,4 +1,8 @@
-"""What was done with a frame, and why. The wire's words (``masking.proto``), as values of the agent."""
+"""What was done with a frame, and why. The wire's words (``masking.proto``), as values of the agent.
+
+One word is the agent's own: :attr:`Reason.SOURCE_FRAME`, which health windows and metrics count by its name. A client,
+for whom it is one way in which masking failed, reads MASKING_FAILED.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,7 @@ class Reason(enum.Enum):
     ENGINE_FAILED = "engine-failed"
     DECODE_FAILED = "decode-failed"
     MASKING_FAILED = "masking-failed"
+    SOURCE_FRAME = "source-frame"
     SHUTTING_DOWN = "shutting-down"
 
 

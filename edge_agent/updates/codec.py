@@ -136,7 +136,8 @@ def said_by_plane(message: devices_service_pb2.ConnectResponse) -> FromPlane | N
             welcome.plane_version, welcome.protocol_version, tuple(welcome.features), welcome.report_interval_s
         )
     if kind == "desired":
-        return Desired(message.desired.generation, message.desired.assignment, message.desired.manifest)
+        desired = message.desired
+        return Desired(desired.generation, desired.assignment, desired.manifest, desired.correlation_id)
     if kind == "health_ack":
         return Ack(message.health_ack.boot_id, message.health_ack.sequence)
     return None

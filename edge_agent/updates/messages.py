@@ -87,11 +87,15 @@ class Welcome:
 
 @dataclasses.dataclass(frozen=True)
 class Desired:
-    """What the plane wants: two envelopes, not verified yet; both are empty where it wants nothing."""
+    """What the plane wants: two envelopes, not verified yet; both are empty where it wants nothing.
+
+    The correlation id names the action behind it in logs, and nothing else.
+    """
 
     generation: int
     assignment: bytes
     manifest: bytes
+    correlation_id: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
-from edge_agent.engines.engine import Engine, EngineInfo, FloatArray
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent.engines.engine import Engine, EngineInfo, FloatArray, PictureEngine
+from maskfleet.decoding import Preprocessing
 from maskfleet.errors import EngineError
 
 
@@ -34,6 +38,8 @@ class SharedEngine:
             EngineError: the engine is closed already.
         """
         self.hold()
+        if isinstance(self._engine, PictureEngine):
+            return PictureLease(self._engine, self)
         return Lease(self._engine, self)
 
     def hold(self) -> None:
@@ -81,3 +87,17 @@ class Lease:
                 return
             self._closed = True
         self._shared.release()
+
+
+class PictureLease(Lease):
+    """A lease of an engine that prepares its input itself."""
+
+    def __init__(self, engine: PictureEngine, shared: SharedEngine) -> None:
+        super().__init__(engine, shared)
+        self._pictures = engine
+
+    def infer_picture(
+        self, picture: npt.NDArray[np.uint8], preprocessing: Preprocessing
+    ) -> tuple[Mapping[str, FloatArray], float]:
+        """Runs the engine; see :meth:`edge_agent.engines.engine.PictureEngine.infer_picture`."""
+        return self._pictures.infer_picture(picture, preprocessing)

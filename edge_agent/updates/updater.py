@@ -53,7 +53,7 @@ from maskfleet.errors import (
     PreconditionError,
     SelfTestError,
 )
-from maskfleet.logs import get_logger
+from maskfleet.logs import correlated, get_logger
 from maskfleet.manifest import MANIFEST_TYPE
 
 _log = get_logger(__name__)
@@ -100,6 +100,7 @@ class Updater:
         self._soak_error = ""
         # Below: this object's thread only.
         self._desired: Desired | None = None
+        self._correlation_id = ""  # of what is wanted; one of this device's own where nobody wanted anything
         self._update: Update | None = None
         self._owed: Update | None = None  # refused, and not yet written down
         self._refusal: Refusal | None = None
@@ -165,11 +166,16 @@ class Updater:
         with self._wake:
             if self._inbox is not None:
                 self._desired, self._inbox = self._inbox, None
+                self._correlation_id = self._desired.correlation_id
             poked, self._poked = self._poked, False
         if poked:
             self._restore_at = 0.0
             if self._update is not None and self._update.state is State.DOWNLOADING:
                 self._update = dataclasses.replace(self._update, not_before=0.0)
+        with correlated(self._correlation_id) as self._correlation_id:
+            return self._did(now)
+
+    def _did(self, now: float) -> float | None:
         try:
             self._settle()
             if not self._restored and now >= self._restore_at:

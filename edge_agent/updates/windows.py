@@ -38,7 +38,7 @@ MAX_KEPT = 10_000
 """More than a day of windows of ten seconds; beyond it the oldest are lost."""
 
 GUARDED = frozenset({"FULL_MASK", "DROPPED"})
-ERRORS = frozenset({"ENGINE_FAILED", "DECODE_FAILED", "MASKING_FAILED", "NO_ENGINE"})
+ERRORS = frozenset({"ENGINE_FAILED", "DECODE_FAILED", "MASKING_FAILED", "NO_ENGINE", "SOURCE_FRAME"})
 
 
 class Tally:

@@ -1,4 +1,4 @@
-"""Names for the shell: rollouts, releases and devices of the plane that commands speak to.
+"""Names for the shell: rollouts, releases, models and devices of the plane that commands speak to; targets.
 
 A shell waits for this between two keys: half a second, and silence where anything goes wrong.
 """
@@ -52,6 +52,25 @@ def complete_device(incomplete: str) -> Found:
             yield device.name or device.id, "online" if device.online else "offline"
 
     return _asked(found, incomplete)
+
+
+def complete_model(incomplete: str) -> Found:
+    """Model versions with how their outputs are read."""
+    from maskfleet.v1 import models_service_pb2
+
+    def found(plane: Plane) -> Iterable[tuple[str, str]]:
+        request = models_service_pb2.ListModelsRequest(page_size=100)
+        for model in plane.call(plane.models.ListModels, request, timeout=_TIMEOUT_S).models:
+            yield f"{model.name}/{model.version}", model.decoder
+
+    return _asked(found, incomplete)
+
+
+def complete_target(incomplete: str) -> Found:
+    """Targets with what runs their engines; no plane is asked."""
+    from maskfleet.targets import TARGETS
+
+    return [(entry.name, entry.backend) for entry in TARGETS.values() if entry.name.startswith(incomplete)]
 
 
 def _asked(found: Callable[[Plane], Iterable[tuple[str, str]]], incomplete: str) -> Found:

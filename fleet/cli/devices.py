@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _SHOWN_OF_ID = 12
 """Letters of an id in lists: enough to tell devices apart, and every command takes them."""
 
+_MARK = "*"
 app = typer.Typer(no_args_is_help=True, help="Devices: agents that enrolled, their labels and what they run.")
 
 DeviceArgument = Annotated[
@@ -64,12 +65,14 @@ def list_devices(
             "ONLINE": _online,
             "SERVES": lambda d: _engine(d).get("serving_release_id", "") or "–",
             "STANDBY": lambda d: _standby(_engine(d)),
-            "TARGET": lambda d: _engine(d).get("target", "") or ", ".join((d["facts"] or {}).get("targets", [])[:1]),
+            "TARGET": _target,
             "LABELS": lambda d: pairs(d["labels"]),
             "LAST SEEN": lambda d: ago(d["last_seen"], at),
             "HEALTH": lambda d: d["health"],
         },
     )
+    if output is Format.TABLE and any(_note(device) for device in devices):
+        say(f"{_MARK} its GPU is not used, or something is missing: `fleet devices show NAME` says why")
 
 
 @app.command("show")
@@ -139,6 +142,23 @@ def join_token(
         "with --join-token-file")  # fmt: skip
 
 
+def _target(device: dict[str, Any]) -> str:
+    """The target of its engine, else the best that it can run; marked where there is something to say about it."""
+    target = _engine(device).get("target", "") or ", ".join((device["facts"] or {}).get("targets", [])[:1])
+    return f"{target}{_MARK}" if target and _note(device) else target
+
+
+def _note(device: dict[str, Any]) -> str:
+    return str((device["facts"] or {}).get("target_note", ""))
+
+
+def _gpu(about: dict[str, Any]) -> str:
+    """``NVIDIA A10 SM86, driver 580.65.06``"""
+    chip = " ".join(filter(None, (about.get("gpu"), about.get("compute_capability"))))
+    driver = about.get("driver")
+    return ", ".join(filter(None, (chip, f"driver {driver}" if driver else "")))
+
+
 def _online(device: dict[str, Any]) -> str:
     return "online" if device["online"] else "offline"
 
@@ -178,10 +198,11 @@ def _draw(device: dict[str, Any]) -> RenderableType:
             "enrolled": short_time(device["enrol_time"]),
             "labels": pairs(device["labels"]),
             "system": " ".join(filter(None, (about.get("os"), about.get("arch"), about.get("jetpack")))),
-            "gpu": " ".join(filter(None, (about.get("gpu"), about.get("compute_capability")))),
+            "gpu": _gpu(about),
             "agent": about.get("agent_version"),
             "runtimes": pairs(about.get("runtimes", {})),
             "targets": ", ".join(about.get("targets", [])),
+            "note": _note(device),
             "wanted": ", ".join(f"{d['name']} {d['release_id']}" for d in device["desired"]),
             "generation": f"{reported['generation']} of {device['desired_generation']}",
         }

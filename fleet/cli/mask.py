@@ -200,6 +200,7 @@ def _agent(
 
 
 def _check_report(path: Path, source: Path, output: Path | None, *, force: bool) -> None:
+    from fleet.masking_job import check_writable
     from maskfleet.errors import AlreadyExistsError, InvalidInputError, OutputError
 
     if not path.absolute().parent.is_dir() or path.is_dir():
@@ -212,6 +213,7 @@ def _check_report(path: Path, source: Path, output: Path | None, *, force: bool)
         )
     if path.exists() and not force:
         raise AlreadyExistsError(f"{path} exists already", remedy="give another name, or --force to replace it")
+    check_writable(path, what=f"the report {path}", remedy="check --report")
 
 
 def _write_report(path: Path, values: dict[str, Any]) -> None:

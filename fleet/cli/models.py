@@ -29,20 +29,22 @@ if TYPE_CHECKING:
 
     from fleet.plane import Plane
 
-app = typer.Typer(no_args_is_help=True, help="Models: ONNX files with the decoder that reads them.")
+app = typer.Typer(no_args_is_help=True, help="Models: detectors with the decoder that reads them.")
 
 
 @app.command("add")
 def add(
     name: Annotated[str, typer.Argument(help="The model's name; a second file under it becomes version 2.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The ONNX file.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An ONNX file, or a program that PyTorch exported (.pt2).")
+    ],
     decoder: Annotated[str, typer.Option(help="How its outputs are read: centerface, yunet or ultraface.")],
     description: Annotated[str, typer.Option(help="A line for people.")] = "",
     plane: PlaneOption = None,
     token_file: TokenOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Upload an ONNX file, have it checked against its decoder, and register it."""
+    """Upload a model, have it checked against its decoder, and register it."""
     from fleet.cli.plain import plain
     from fleet.plane import SLOW_CALL_TIMEOUT_S
     from maskfleet.decoding import decoder_spec

@@ -10,7 +10,7 @@ import enum
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -63,12 +63,14 @@ def print_json(value: Any) -> None:
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "") -> RenderableType:
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", whole: Collection[str] = ()
+) -> RenderableType:
     """A table without lines around it, as other command lines print them.
 
     Where it is too narrow, sentences go over several lines; names and digests, which people copy, are never broken in
     the middle: the longest end in "…", digests after twelve digits (JSON has them whole). A column
-    that holds nothing is left out.
+    that holds nothing is left out. The columns ``whole`` are never broken, though they hold several words.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -85,7 +87,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str =
     cells = [[_DIGEST.sub(r"\1…", str(cell)) for cell in row] for row in rows]
     shown = [place for place in range(len(columns)) if not cells or any(row[place] for row in cells)]
     for place in shown:
-        words = not any(" " in row[place] for row in cells)
+        words = columns[place] in whole or not any(" " in row[place] for row in cells)
         # What has to give way are sentences, then digests; names never do.
         longest = max((len(row[place]) for row in cells), default=0)
         least = min(longest, 18) if words else min(longest, 12)
@@ -108,14 +110,21 @@ def colour(word: str) -> str:
     return "green" if word in _GOOD else "yellow" if word in _UNSURE else "red" if word in _BAD else ""
 
 
-def show_list(format_: Format, items: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], Any]]) -> None:
-    """Prints several things: a table with a column for each function, or a JSON array."""
+def show_list(
+    format_: Format,
+    items: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, Callable[[Any], Any]],
+    *,
+    whole: Collection[str] = (),
+) -> None:
+    """Prints several things: a table with a column for each function, or a JSON array (see :func:`table`)."""
     if format_ is Format.JSON:
         print_json(list(items))
     elif not items:
         say("none")
     else:
-        console().print(table(list(columns), [[column(item) for column in columns.values()] for item in items]))
+        rows = [[column(item) for column in columns.values()] for item in items]
+        console().print(table(list(columns), rows, whole=whole))
 
 
 def show_one(format_: Format, item: Mapping[str, Any], draw: Callable[[Any], RenderableType]) -> None:
@@ -143,7 +152,7 @@ def follow(states: Iterator[_T], draw: Callable[[_T], RenderableType], line: Cal
 
     Args:
         states: as a watching call gives them.
-        draw: the live view, for a terminal.
+        draw: the live view, for a terminal; it goes away at the end, as what came of it is printed then.
         line: one line, for anything else; printed where it changed.
     """
     from rich.live import Live
@@ -156,7 +165,7 @@ def follow(states: Iterator[_T], draw: Callable[[_T], RenderableType], line: Cal
                 said = text
                 say(text)
         return last
-    with Live(console=console(error=True), refresh_per_second=8) as live:
+    with Live(console=console(error=True), refresh_per_second=8, transient=True) as live:
         for last in states:
             live.update(draw(last))
     return last

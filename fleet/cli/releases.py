@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fleet.cli.completion import complete_model, complete_release, complete_target
 from fleet.cli.context import connected
+from fleet.cli.gate import (
+    CalibrationOption,
+    GateOption,
+    PrecisionOption,
+    PrecisionWord,
+    WorkspaceOption,
+    parse_calibration,
+    parse_gate,
+)
 from fleet.cli.output import (
     Format,
     FormatOption,
     PlaneOption,
     TokenOption,
-    facts,
     follow,
-    pairs,
+    print_json,
     say,
     short_time,
     show_list,
     show_one,
-    size,
-    table,
 )
 from fleet.cli.policy import (
     CoastOption,
@@ -35,29 +42,37 @@ from fleet.cli.policy import (
     changes,
     parse_size,
 )
+from fleet.cli.release_view import drawn, line, progress, watched
+from fleet.release_matrix import target_of
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from fleet.plane import Plane
 
 app = typer.Typer(no_args_is_help=True, help="Releases: a model and a mask policy, compiled for targets and signed.")
 
 
-class PrecisionWord(enum.Enum):
-    """Number format of an engine."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
+ReleaseArgument = Annotated[str, typer.Argument(help="Its id, as r-3.", autocompletion=complete_release)]
+TargetsOption = Annotated[
+    list[str],
+    typer.Option(help="What to compile for; repeat it. See `fleet targets list`.", autocompletion=complete_target),
+]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[/VERSION]", help="The newest version where none is given.", autocompletion=complete_model
+    ),
+]
 
 
 @app.command("create")
 def create(
-    model: Annotated[str, typer.Option(metavar="NAME[/VERSION]", help="The newest version where none is given.")],
-    target: Annotated[list[str], typer.Option(help="What to compile for; repeat it. See `fleet targets list`.")],
-    precision: Annotated[PrecisionWord, typer.Option(help="Number format.")] = PrecisionWord.FP32,
+    model: ModelOption,
+    target: TargetsOption,
+    precision: PrecisionOption = PrecisionWord.AUTO,
     input_size: SizeOption = "",
+    gate: GateOption = None,
+    calibration: CalibrationOption = "",
+    workspace_mb: WorkspaceOption = 0,
     style: StyleOption = None,
     shape: ShapeOption = None,
     strength: StrengthOption = None,
@@ -72,9 +87,9 @@ def create(
 ) -> None:
     """Compile a model for targets, with a mask policy, into a signed release."""
     from fleet.cli.plain import plain
-    from maskfleet.codec import PRECISIONS, changes_message
+    from maskfleet.codec import changes_message
     from maskfleet.ids import new_id
-    from maskfleet.v1 import releases_service_pb2
+    from maskfleet.v1 import builds_pb2, releases_service_pb2
 
     width, height = parse_size(input_size)
     policy = changes(
@@ -91,16 +106,19 @@ def create(
         model=model,
         policy=changes_message(policy),
         targets=target,
-        precision=next(number for number, word in PRECISIONS.items() if word == precision.value),
+        precision=builds_pb2.Precision.Value(f"PRECISION_{precision.name}"),
         input_width=width,
         input_height=height,
+        margins=builds_pb2.GateMargins(**parse_gate(gate or [])),
+        calibration=parse_calibration(calibration),
+        workspace_mb=workspace_mb,
     )
     with connected(plane, token_file) as there:
         release = plain(there.call(there.releases.CreateRelease, request).release)
         say(f"release {release['id']} is being built")
         if watch:
             release = _watched(there, release["id"])
-    show_one(output, release, _draw)
+    show_one(output, release, drawn)
     if release["state"] in ("FAILED", "CANCELED"):
         raise typer.Exit(1)
 
@@ -133,24 +151,79 @@ def list_releases(
 
 @app.command("show")
 def show(
-    release: Annotated[str, typer.Argument(help="Its id, as r-3.")],
+    release: ReleaseArgument,
     plane: PlaneOption = None,
     token_file: TokenOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Show one release with its builds."""
-    from fleet.cli.plain import plain
-    from maskfleet.v1 import releases_service_pb2
+    """Show one release: what was tried for each target, what won, and why."""
+    with connected(plane, token_file) as there:
+        found = _release(there, release)
+    show_one(output, found, drawn)
+
+
+@app.command("log")
+def log(
+    release: ReleaseArgument,
+    target: Annotated[
+        str, typer.Option(help="Of which build; needed where there are several.", autocompletion=complete_target)
+    ] = "",
+    plane: PlaneOption = None,
+    token_file: TokenOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Print the end of a build's log, as its builder sent it."""
+    with connected(plane, token_file) as there:
+        build = build_for(_release(there, release), target)
+    if output is Format.JSON:
+        print_json({"release": release, "target": target_of(build), "state": build["state"], "log": build["log_tail"]})
+    elif not build["log_tail"]:
+        say(f"the build for {target_of(build)} is {build['state']} and has no log yet")
+    else:
+        print(readable(build["log_tail"]).rstrip("\n"))  # this is the command line
+
+
+@app.command("diff")
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="A release.", autocompletion=complete_release)],
+    after: Annotated[str, typer.Argument(metavar="B", help="Another one.", autocompletion=complete_release)],
+    plane: PlaneOption = None,
+    token_file: TokenOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Show what differs between two releases; what is equal is left out."""
+    from fleet.cli.diff_view import drawn_diff
+    from fleet.release_diff import difference
 
     with connected(plane, token_file) as there:
-        request = releases_service_pb2.GetReleaseRequest(release_id=release)
-        found = plain(there.call(there.releases.GetRelease, request).release)
-    show_one(output, found, _draw)
+        found = difference(_release(there, before), _release(there, after))
+    show_one(output, found.to_json(), lambda _json: drawn_diff(found))
+
+
+@app.command("page")
+def page(
+    release: ReleaseArgument,
+    file: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.html", help="Where the page is written.")],
+    plane: PlaneOption = None,
+    token_file: TokenOption = None,
+) -> None:
+    """Write a page about a release: matrix, speed against accuracy, where everything comes from."""
+    from fleet.release_page import render
+    from maskfleet.datadir import write_atomic
+    from maskfleet.errors import OutputError
+
+    with connected(plane, token_file) as there:
+        found = _release(there, release)
+    try:
+        write_atomic(file, render(found).encode(), mode=0o644)
+    except OSError as error:
+        raise OutputError(f"{file} cannot be written ({error.strerror})", remedy="choose another -o") from None
+    say(f"wrote {file}")
 
 
 @app.command("cancel")
 def cancel(
-    release: Annotated[str, typer.Argument(help="Its id, as r-3.")],
+    release: ReleaseArgument,
     plane: PlaneOption = None,
     token_file: TokenOption = None,
     output: FormatOption = Format.TABLE,
@@ -162,7 +235,40 @@ def cancel(
     with connected(plane, token_file) as there:
         request = releases_service_pb2.CancelReleaseRequest(release_id=release)
         found = plain(there.call(there.releases.CancelRelease, request).release)
-    show_one(output, found, _draw)
+    show_one(output, found, drawn)
+
+
+def build_for(release: dict[str, Any], target: str) -> dict[str, Any]:
+    """The build of a release for a target; the only one where no target is named.
+
+    Raises:
+        NotFoundError: the release has none for that target.
+        InvalidInputError: no target is named and there are several.
+    """
+    from maskfleet.errors import InvalidInputError, NotFoundError
+
+    builds = {target_of(build): build for build in release["builds"]}
+    names = ", ".join(builds)
+    if not target and len(builds) == 1:
+        return dict(next(iter(builds.values())))
+    if not target:
+        raise InvalidInputError(f"{release['id']} has several builds", remedy=f"give --target, one of {names}")
+    if target not in builds:
+        raise NotFoundError(f"{release['id']} has no build for {target!r}", remedy=f"use one of {names}")
+    return dict(builds[target])
+
+
+def readable(text: str) -> str:
+    """A log without what would steer a terminal: it comes from a builder."""
+    return "".join(c if c in "\n\t" or c.isprintable() else "�" for c in text.replace("\r\n", "\n"))
+
+
+def _release(plane: Plane, release_id: str) -> dict[str, Any]:
+    from fleet.cli.plain import plain
+    from maskfleet.v1 import releases_service_pb2
+
+    request = releases_service_pb2.GetReleaseRequest(release_id=release_id)
+    return plain(plane.call(plane.releases.GetRelease, request).release)
 
 
 def _watched(plane: Plane, release_id: str) -> dict[str, Any]:
@@ -172,43 +278,9 @@ def _watched(plane: Plane, release_id: str) -> dict[str, Any]:
 
     request = releases_service_pb2.WatchReleaseRequest(release_id=release_id)
     states = (plain(response.release) for response in plane.watch(plane.releases.WatchRelease, request))
-    last = follow(states, _draw, _line)
-    if last is None or last["state"] == "BUILDING":
+    last = follow(watched(states), progress, line)
+    if last is None or last.release["state"] == "BUILDING":
         raise UnavailableError(
             f"{plane.name} ended the watch of release {release_id}", remedy=f"see `fleet releases show {release_id}`"
         )
-    return last
-
-
-def _line(release: dict[str, Any]) -> str:
-    builds = "; ".join(f"{b['spec']['target']} {b['state']} {b['phase']}".rstrip() for b in release["builds"])
-    return f"{release['id']} {release['state']}: {builds}"
-
-
-def _draw(release: dict[str, Any]) -> RenderableType:
-    from rich.console import Group
-
-    head = facts(
-        {
-            "release": release["id"],
-            "state": release["state"],
-            "reason": release["reason"],
-            "model": f"{release['model_name']}/{release['model_version']}",
-            "policy": pairs(release["policy"] or {}),
-            "manifest": release["manifest_digest"],
-            "made": short_time(release["create_time"]),
-        }
-    )
-    rows = [
-        (
-            build["spec"]["target"],
-            build["state"],
-            "cached" if build["cached"] else f"{build['phase']} {build['progress']:.0%}".strip(),
-            build["spec"]["precision"].lower(),
-            f"{build['spec']['input_width']}×{build['spec']['input_height']}",
-            size(build["engine_size_bytes"]) if build["engine_size_bytes"] else "",
-            build["reason"] or build["engine_digest"],
-        )
-        for build in release["builds"]
-    ]
-    return Group(head, "", table(("TARGET", "STATE", "PHASE", "PRECISION", "INPUT", "SIZE", "ENGINE"), rows))
+    return last.release

@@ -24,6 +24,7 @@ Rollout = Mapping[str, Any]
 ENDED = ("SUCCEEDED", "FAILED", "ABORTED", "ROLLED_BACK")
 UNSUCCESSFUL = ("FAILED", "ABORTED", "ROLLED_BACK")
 _SETTLED = ("COMMITTED", "FAILED", "REVERTED", "EXPIRED")
+_MOVING = ("UPDATING", "REVERTING")
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _POINTS = 60
 _FIRST = ("FAILED", "REVERTING", "UPDATING", "EXPIRED", "REVERTED", "COMMITTED", "PENDING")
@@ -85,6 +86,8 @@ def drawn_top(rollout: Rollout, at: datetime, *, width: int, reasons: int = 20) 
     if rollout["waves"]:
         grid.add_row("waves", _waves(rollout, at))
     grid.add_row("devices", _settled(rollout))
+    for waits in troubles(rollout)[:3]:
+        grid.add_row("waits", Text(waits, style="yellow"))
     if hint := _hint(rollout):
         grid.add_row("next", Text(hint, style="yellow"))
     parts: list[RenderableType] = [head, grid]
@@ -104,7 +107,7 @@ def line(rollout: Rollout) -> str:
         parts.append(verdict_words(rollout["decision"]))
     if rollout["state"] in ("HELD", "PAUSED", "ROLLING_BACK", *UNSUCCESSFUL) and rollout["reason"]:
         parts.append(rollout["reason"])
-    return "; ".join(parts)
+    return "; ".join((*parts, *troubles(rollout)[:1]))
 
 
 def counts(rollout: Rollout) -> str:
@@ -113,6 +116,18 @@ def counts(rollout: Rollout) -> str:
         return f"{rollout.get('device_count', 0)} devices"
     found = Counter(device["state"] for device in rollout["devices"])
     return ", ".join(f"{number} {state.lower()}" for state, number in sorted(found.items()))
+
+
+def troubles(rollout: Rollout) -> list[str]:
+    """Why devices do not get on, as ``cam-3 and 2 more: the disk is full``; what most of them have comes first."""
+    waiting: dict[str, list[str]] = {}
+    for device in rollout["devices"]:
+        if device["state"] in _MOVING and (reason := device["detail"].partition(": ")[2]):
+            waiting.setdefault(reason, []).append(device["device_name"] or device["device_id"])
+    return [
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}"
+        for reason, names in sorted(waiting.items(), key=lambda item: -len(item[1]))
+    ]
 
 
 def verdict_words(decision: Mapping[str, Any]) -> str:

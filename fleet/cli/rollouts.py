@@ -147,6 +147,8 @@ def list_rollouts(
             "REASON": lambda r: r["reason"],
         },
     )
+    if output is Format.TABLE and any(_by_limits(rollout) for rollout in found):
+        say("reasons of judged rollouts are by fixed limits: none of them is a statistical verdict")
 
 
 @app.command("show")
@@ -229,7 +231,7 @@ def abort(
     token_file: TokenOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Stop a rollout: devices that have not committed go back to the release that they ran before."""
+    """Stop a rollout: every device of it goes back to the release that it ran before, those that committed it too."""
     _moved("Abort", rollout, plane, token_file, output, watch=watch)
 
 
@@ -258,7 +260,13 @@ def explain(
     for sentence in said["sentences"]:
         paper.print(Text(f"- {sentence}"))
     if _by_limits(found):
-        paper.print(Text("Its judge compares with fixed limits: none of this is a statistical verdict.", style="dim"))
+        judge = ((found.get("strategy") or {}).get("judge") or {}).get("kind")
+        how = (
+            "Its judge compares with fixed limits"
+            if judge == "THRESHOLDS"
+            else "Hard limits and silence alone judge it"
+        )
+        paper.print(Text(f"{how}: none of this is a statistical verdict.", style="dim"))
 
 
 @app.command("decisions")

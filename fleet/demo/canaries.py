@@ -18,7 +18,7 @@ from typing import Any
 
 from fleet.demo.commands import Commands
 from fleet.demo.noised_model import write_noised
-from fleet.demo.operator import Operator, made
+from fleet.demo.operator import FP32, Operator, made
 from fleet.demo.screen import Screen
 from fleet.demo.streams import Streams
 from maskfleet.datadir import write_atomic
@@ -88,13 +88,13 @@ def preparing(
         damaged = data / f"{NOISED}.onnx"
         write_noised(model, damaged)
         fleet.run("models", "add", NOISED, str(damaged), "--decoder", "centerface", "-o", "json")
-        return made(fleet, NOISED, CPU)
+        return made(fleet, NOISED, CPU, *FP32)
 
     def start() -> Prepared:
         return Prepared(
             small=pool.submit(made, fleet, "centerface", CPU, "--precision", "int8", "--style", THIRD_STYLE),
             noised=pool.submit(noised),
-            large=pool.submit(made, fleet, "centerface", CPU, "--input-size", LARGE, "--style", THIRD_STYLE),
+            large=pool.submit(made, fleet, "centerface", CPU, *FP32, "--input-size", LARGE, "--style", THIRD_STYLE),
         )
 
     try:
@@ -139,7 +139,7 @@ def tell(operator: Operator, prepared: Prepared, streams: Streams, file: Path) -
         else:
             refused = next((b["reason"] for b in small["builds"] if b["reason"]), small["reason"])
             screen.done(f"int8 was refused: {refused}")
-            third, chosen = operator.release("centerface", CPU, "--style", THIRD_STYLE), "fp32"
+            third, chosen = operator.release("centerface", CPU, *FP32, "--style", THIRD_STYLE), "fp32"
         promoted = canary(third)
     with screen.step("A damaged model compiles, and the canary refuses it by its golden self-test"):
         noised = operator.took(prepared.noised.result())

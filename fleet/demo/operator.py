@@ -9,7 +9,6 @@ Example::
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -20,8 +19,12 @@ from fleet.demo.commands import Commands, Ran
 from fleet.demo.rollout_watch import RolloutWatch, decision_figures
 from fleet.demo.screen import Screen
 from fleet.plane import Plane
+from fleet.release_matrix import candidates, precision_of
 from maskfleet.errors import InternalError
 from maskfleet.v1 import rollouts_service_pb2
+
+FP32 = ("--precision", "fp32")
+"""The demo's first engines: quick to build, and eight bits come as news later."""
 
 EVENTS = 200
 """How many of the newest events the report keeps."""
@@ -153,8 +156,8 @@ def made(fleet: Commands, model: str, targets: Sequence[str], *more: str) -> dic
                 "target": build["spec"]["target"],
                 "state": build["state"],
                 "reason": build["reason"],
-                "precision": build["spec"]["precision"].lower(),
-                "kept_fp32": _kept(build),
+                "precision": precision_of(build),
+                "kept_fp32": list(candidates(build)[0].kept_fp32),
                 "engine_digest": build["engine_digest"],
                 "engine_size_bytes": build["engine_size_bytes"],
                 "cached": build["cached"],
@@ -162,11 +165,3 @@ def made(fleet: Commands, model: str, targets: Sequence[str], *more: str) -> dic
             for build in release["builds"]
         ],
     }
-
-
-def _kept(build: dict[str, Any]) -> list[str]:
-    """Nodes that an engine of eight bits keeps at 32."""
-    report = build.get("report") or {}
-    if isinstance(report, str):
-        report = json.loads(report or "{}")
-    return list((report.get("precision") or {}).get("kept_fp32", ()))

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 from fleet.demo import plots
 from fleet.demo.report_rollouts import rollout_section
-from fleet.demo.report_words import section, table, text
+from fleet.page import Html, document, section, table, text
 
 Figures = Mapping[str, Any]
 
@@ -27,7 +26,6 @@ def render(figures: Figures, *, contact_sheet: bytes, exposed: Sequence[tuple[by
         contact_sheet: a JPEG file.
         exposed: faces that were exposed, source beside masked: JPEG files with their captions.
     """
-    style = resources.files("fleet.demo").joinpath("page.css").read_text()
     parts = [
         _head(figures),
         _verdict(figures),
@@ -54,13 +52,7 @@ def render(figures: Figures, *, contact_sheet: bytes, exposed: Sequence[tuple[by
         section("Commands", "What was run, as a person would type it.", _steps(figures["steps"])),
         _foot(figures),
     ]  # fmt: skip
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>maskfleet demo</title>\n<style>\n{style}</style></head>\n<body><main>\n"
-        + "\n".join(parts)
-        + "\n</main></body></html>\n"
-    )
+    return document("maskfleet demo", parts)
 
 
 def _head(figures: Figures) -> str:
@@ -119,8 +111,8 @@ def _tiles(figures: Figures) -> str:
     )
 
 
-def _mark(held: bool) -> str:
-    return '<span class="mark good">✓ held</span>' if held else '<span class="mark bad">✗ failed</span>'
+def _mark(held: bool) -> Html:
+    return Html('<span class="mark good">✓ held</span>' if held else '<span class="mark bad">✗ failed</span>')
 
 
 def _gates(gates: Sequence[Figures]) -> str:
@@ -162,7 +154,7 @@ def _releases(releases: Sequence[Figures]) -> str:
             build.get("precision", ""),
             f"{build['engine_size_bytes'] / 1e6:.1f} MB",
             "cached" if build["cached"] else "built",
-            f'<code class="digest">{text(build["engine_digest"][:23])}…</code>',
+            Html(f'<code class="digest">{text(build["engine_digest"][:23])}…</code>'),
         )
         for release in releases
         for build in release["builds"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fleet.demo import plots
-from fleet.demo.report_words import table, text
+from fleet.page import Html, table, text
 
 Figures = Mapping[str, Any]
 NO_STATISTICS = "The judge compares with fixed limits: none of this is a statistical verdict."
@@ -106,9 +106,9 @@ def _decisions(rollout: Figures) -> str:
         (
             f"{decision['at_s']:.1f}\u00a0s",
             decision["wave"] + 1,
-            f'<span class="mark {_MARKS.get(decision["verdict"], "")}">{text(decision["verdict"])}</span>',
+            Html(f'<span class="mark {_MARKS.get(decision["verdict"], "")}">{text(decision["verdict"])}</span>'),
             decision["action"],
-            "<div>" + "<br>".join(text(reason) for reason in decision["reasons"]) + "</div>",
+            Html("<br>".join(text(reason) for reason in decision["reasons"])),
         )
         for decision in rollout["decisions"]
     ]

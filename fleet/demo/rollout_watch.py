@@ -182,7 +182,7 @@ def decision_figures(decisions: Sequence[Mapping[str, Any]], created: float) -> 
 
 def state_word(state: str, detail: str) -> str:
     """What a device does, in a word: ``DOWNLOADING`` of ``UPDATING`` and ``DOWNLOADING 40 %``."""
-    word = detail.split(maxsplit=1)[0] if detail else ""
+    word = detail.split(maxsplit=1)[0].rstrip(":") if detail else ""
     return word if state == "UPDATING" and word.isupper() else state
 
 

@@ -25,7 +25,7 @@ import cv2
 from fleet.demo import canaries, figures, outputs
 from fleet.demo.commands import PROGRAM, Commands, shown
 from fleet.demo.gallery import gallery
-from fleet.demo.operator import Operator
+from fleet.demo.operator import FP32, Operator
 from fleet.demo.scene import FRAMES_PER_SECOND
 from fleet.demo.screen import Screen
 from fleet.demo.streams import Stream, Streams
@@ -114,8 +114,6 @@ def tell(out: Path, screen: Screen) -> bool:
     data = out / "data"
     environment = {
         "XDG_CONFIG_HOME": str(data / "config"),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "1",
         "MASKFLEET_AGENT_HEALTH_INTERVAL_S": str(canaries.HEALTH_INTERVAL_S),
     }
     fleet = Commands(environment, before=screen.command, line=screen.line)
@@ -137,8 +135,8 @@ def tell(out: Path, screen: Screen) -> bool:
             with screen.step(
                 "A release is compiled for the CPU and for desktop GPUs, and signed; a second costs nothing"
             ):
-                first = operator.release("centerface", TARGETS)
-                second = operator.release("centerface", TARGETS, "--style", SECOND_STYLE)
+                first = operator.release("centerface", TARGETS, *FP32)
+                second = operator.release("centerface", TARGETS, *FP32, "--style", SECOND_STYLE)
             with screen.step("It is rolled out: download, verify, self-test, swap, commit"):
                 operator.roll_out(first["id"])
             clip.wait()

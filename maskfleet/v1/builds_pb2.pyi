@@ -276,6 +276,7 @@ class Build(_message.Message):
     VERIFICATION_FIELD_NUMBER: _builtins.int
     VERIFIED_BY_FIELD_NUMBER: _builtins.int
     MISSING_BUILDER_FIELD_NUMBER: _builtins.int
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id."""
     release_id: _builtins.str
@@ -310,6 +311,8 @@ class Build(_message.Message):
     """The device that verified it; empty otherwise."""
     missing_builder: _builtins.str
     """Which builder is missing, while it waits and nobody who asks for work can do it; empty otherwise."""
+    correlation_id: _builtins.str
+    """Correlation id of the action that asked for the release, for logs; empty where there is none."""
     @_builtins.property
     def spec(self) -> Global___BuildSpec:
         """The work."""
@@ -340,10 +343,11 @@ class Build(_message.Message):
         verification: Global___Verification.ValueType = ...,
         verified_by: _builtins.str = ...,
         missing_builder: _builtins.str = ...,
+        correlation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "builder_id", b"builder_id", "cached", b"cached", "end_time", b"end_time", "engine_digest", b"engine_digest", "engine_size_bytes", b"engine_size_bytes", "id", b"id", "log_tail", b"log_tail", "missing_builder", b"missing_builder", "phase", b"phase", "precision", b"precision", "progress", b"progress", "reason", b"reason", "release_id", b"release_id", "report_json", b"report_json", "spec", b"spec", "state", b"state", "verification", b"verification", "verified_by", b"verified_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "builder_id", b"builder_id", "cached", b"cached", "correlation_id", b"correlation_id", "end_time", b"end_time", "engine_digest", b"engine_digest", "engine_size_bytes", b"engine_size_bytes", "id", b"id", "log_tail", b"log_tail", "missing_builder", b"missing_builder", "phase", b"phase", "precision", b"precision", "progress", b"progress", "reason", b"reason", "release_id", b"release_id", "report_json", b"report_json", "spec", b"spec", "state", b"state", "verification", b"verification", "verified_by", b"verified_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

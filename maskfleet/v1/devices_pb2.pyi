@@ -190,12 +190,15 @@ class DesiredState(_message.Message):
     MANIFEST_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     COMPONENTS_FIELD_NUMBER: _builtins.int
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
     assignment: _builtins.bytes
     """The signed assignment: an envelope as in maskfleet.manifest whose payload names device, generation and release."""
     manifest: _builtins.bytes
     """The signed manifest of the release."""
     generation: _builtins.int
     """Grows with every change for this device and never goes back."""
+    correlation_id: _builtins.str
+    """Correlation id of the person's action behind it, for logs; empty where there is none. Not signed: trust nothing to it."""
     @_builtins.property
     def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___DesiredComponent]:
         """What it comes to, component by component."""
@@ -207,10 +210,11 @@ class DesiredState(_message.Message):
         manifest: _builtins.bytes = ...,
         generation: _builtins.int = ...,
         components: _abc.Iterable[Global___DesiredComponent] | None = ...,
+        correlation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "components", b"components", "generation", b"generation", "manifest", b"manifest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "components", b"components", "correlation_id", b"correlation_id", "generation", b"generation", "manifest", b"manifest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -120,7 +120,7 @@ class RolloutsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AbortRollout(self, request, context):
-        """Stops a rollout: devices that have not committed go back to the release that they ran before.
+        """Stops a rollout: every device of it goes back to the release that it ran before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

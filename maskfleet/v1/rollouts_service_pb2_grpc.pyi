@@ -42,7 +42,7 @@ class RolloutsServiceStub:
     WatchRollout: _grpc.UnaryStreamMultiCallable[_rollouts_service_pb2.WatchRolloutRequest, _rollouts_service_pb2.WatchRolloutResponse]
     """Gives a rollout at once and again at each change, until it ends."""
     AbortRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_service_pb2.AbortRolloutRequest, _rollouts_service_pb2.AbortRolloutResponse]
-    """Stops a rollout: devices that have not committed go back to the release that they ran before."""
+    """Stops a rollout: every device of it goes back to the release that it ran before."""
     PauseRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_service_pb2.PauseRolloutRequest, _rollouts_service_pb2.PauseRolloutResponse]
     """Stops a rollout where it stands: no device is moved until it is resumed. Devices under way finish."""
     ResumeRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_service_pb2.ResumeRolloutRequest, _rollouts_service_pb2.ResumeRolloutResponse]
@@ -68,7 +68,7 @@ class RolloutsServiceAsyncStub(RolloutsServiceStub):
     WatchRollout: _aio.UnaryStreamMultiCallable[_rollouts_service_pb2.WatchRolloutRequest, _rollouts_service_pb2.WatchRolloutResponse]  # type: ignore[assignment]
     """Gives a rollout at once and again at each change, until it ends."""
     AbortRollout: _aio.UnaryUnaryMultiCallable[_rollouts_service_pb2.AbortRolloutRequest, _rollouts_service_pb2.AbortRolloutResponse]  # type: ignore[assignment]
-    """Stops a rollout: devices that have not committed go back to the release that they ran before."""
+    """Stops a rollout: every device of it goes back to the release that it ran before."""
     PauseRollout: _aio.UnaryUnaryMultiCallable[_rollouts_service_pb2.PauseRolloutRequest, _rollouts_service_pb2.PauseRolloutResponse]  # type: ignore[assignment]
     """Stops a rollout where it stands: no device is moved until it is resumed. Devices under way finish."""
     ResumeRollout: _aio.UnaryUnaryMultiCallable[_rollouts_service_pb2.ResumeRolloutRequest, _rollouts_service_pb2.ResumeRolloutResponse]  # type: ignore[assignment]
@@ -121,7 +121,7 @@ class RolloutsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollouts_service_pb2.AbortRolloutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rollouts_service_pb2.AbortRolloutResponse, _abc.Awaitable[_rollouts_service_pb2.AbortRolloutResponse]]:
-        """Stops a rollout: devices that have not committed go back to the release that they ran before."""
+        """Stops a rollout: every device of it goes back to the release that it ran before."""
 
     @_abc_1.abstractmethod
     def PauseRollout(

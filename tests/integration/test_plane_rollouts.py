@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, timezone
@@ -15,10 +16,21 @@ from control_plane.config import Config
 from control_plane.plane import Plane
 from control_plane.registry import Registry
 from control_plane.telemetry import Metrics
+from edge_agent.codec import result_message
+from edge_agent.pipeline import FrameMasker, Wanted
+from edge_agent.telemetry import Telemetry
+from edge_agent.updates.codec import window_message
+from edge_agent.updates.windows import Counts
 from maskfleet import errors
 from maskfleet.clock import FakeClock
 from maskfleet.errors import FleetError
-from maskfleet.v1 import decisions_pb2, devices_pb2, strategy_pb2
+from maskfleet.v1 import (
+    decisions_pb2,
+    devices_pb2,
+    devices_service_pb2,
+    masking_pb2,
+    strategy_pb2,
+)
 from maskfleet.v1 import rollouts_service_pb2 as wire
 from tests.integration.test_plane import (
     Client,
@@ -28,6 +40,7 @@ from tests.integration.test_plane import (
     refused,
     state_of,
 )
+from tests.unit.edge_agent.test_pipeline import Bench, shows_its_source
 
 FAST, SLOW = (0, 100, 0, 0), (0, 0, 100, 0)  # frames up to 10, 50, 500 and more milliseconds
 
@@ -175,9 +188,40 @@ async def test_a_canary_that_is_slower_goes_back_by_itself_and_explain_says_why(
     assert told.rollout.state == wire.ROLLOUT_STATE_ROLLED_BACK
 
 
+async def test_one_frame_that_its_agent_finds_unmasked_takes_the_release_back(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout, devices = await a_canary_soaks(kit)
+    canary = next(d for d in rollout.devices if d.cohort == decisions_pb2.COHORT_CANARY)
+    agent, counts = Bench(), Counts("b1", starts=1, start_ns=0)
+    telemetry = Telemetry(counts)
+    agent.serving.swap(dataclasses.replace(agent.release, release_id=rollout.release_id))
+    agent.masker = FrameMasker(agent.serving, Wanted(), clock=agent.clock, observe=telemetry.frame)
+    assert result_message(1, agent.mask()).outcome == masking_pb2.OUTCOME_MASKED
+    shows_its_source(agent, monkeypatch)
+    result = result_message(2, agent.mask())
+    assert (result.outcome, result.WhichOneof("payload")) == (masking_pb2.OUTCOME_DROPPED, None)
+    assert "a face came through" in result.detail
+    counted = telemetry.registry.get_sample_value(
+        "maskfleet_frames_total", {"outcome": "DROPPED", "reason": "SOURCE_FRAME"}
+    )
+    assert counted == 1.0
+    await passes(kit, 1)
+    for window in counts.closed(10**9, serving=rollout.release_id, temperatures={}):
+        await devices[canary.device_name].send(health=window_message(window))
+    while not (await devices[canary.device_name].read()).HasField("health_ack"):
+        pass
+    await passes(kit, 1)
+    back = await devices[canary.device_name].desired()
+    await devices[canary.device_name].say(back, "COMMITTED")
+    ended = await kit.until(rollout.id, "ROLLED_BACK")
+    assert f"{canary.device_name} let 1 frame through" in ended.reason
+
+
 async def test_an_operator_pauses_resumes_and_promotes(kit: Kit) -> None:
     rollout, devices = await a_canary_soaks(kit)
     assert (await call(kit.operator, "Pause", rollout.id)).state == wire.ROLLOUT_STATE_PAUSED
+    await passes(kit, 1)
     assert (await call(kit.operator, "Resume", rollout.id)).state == wire.ROLLOUT_STATE_SOAKING
     assert isinstance(await refused(call(kit.operator, "Resume", rollout.id)), errors.PreconditionError)
     promoted = await call(kit.operator, "Promote", rollout.id)
@@ -187,6 +231,11 @@ async def test_an_operator_pauses_resumes_and_promotes(kit: Kit) -> None:
             device = devices[member.device_name]
             await device.say(await device.desired(), "COMMITTED")
     ended = await kit.until(rollout.id, "SUCCEEDED")
+    told = await kit.operator.call(
+        kit.operator.rollouts.ExplainRollout, wire.ExplainRolloutRequest(rollout_id=rollout.id)
+    )
+    did = [s.partition("an operator ")[2].partition(":")[0] for s in told.sentences if ": an operator " in s]
+    assert did == ["paused it", "went on with it", "promoted it"]
     assert isinstance(await refused(call(kit.operator, "Pause", rollout.id)), errors.PreconditionError)
     assert isinstance(await refused(call(kit.operator, "Promote", "ro-99")), errors.NotFoundError)
     assert isinstance(await refused(decisions(kit.operator, "ro-99")), errors.NotFoundError)
@@ -194,6 +243,31 @@ async def test_an_operator_pauses_resumes_and_promotes(kit: Kit) -> None:
     assert [(r.id, r.device_count, r.HasField("decision")) for r in listing.rollouts] == [
         (ended.id, 3, False), ("ro-1", 3, False),
     ]  # fmt: skip
+
+
+async def test_a_selector_that_matches_nobody_any_more_changes_nothing_and_explain_says_so(kit: Kit) -> None:
+    devices, release_id = await three_on_a_first_release(kit)
+    request = wire.CreateRolloutRequest(release_id=release_id, selector="site=berlin", strategy=strategy())
+    rollout = (await kit.operator.call(kit.operator.rollouts.CreateRollout, request)).rollout
+    canary = next(d.device_name for d in rollout.devices if d.cohort == decisions_pb2.COHORT_CANARY)
+    await devices[canary].say(await devices[canary].desired(), "COMMITTED")
+    await kit.until(rollout.id, "SOAKING")
+    for name in devices:
+        relabel = devices_service_pb2.LabelDeviceRequest(device=name, set={"site": "paris"})
+        await kit.operator.call(kit.operator.devices.LabelDevice, relabel)
+    told = await kit.operator.call(
+        kit.operator.rollouts.ExplainRollout, wire.ExplainRolloutRequest(rollout_id=rollout.id)
+    )
+    (sentence,) = [s for s in told.sentences if "no longer match" in s]
+    assert "no longer match site=berlin and stay: which devices a rollout has was settled" in sentence
+    promoted = await call(kit.operator, "Promote", rollout.id)
+    for member in promoted.devices:
+        if member.device_name != canary:
+            device = devices[member.device_name]
+            desired = await device.desired()
+            assert desired.components[0].release_id == release_id
+            await device.say(desired, "COMMITTED")
+    assert state_of(await kit.until(rollout.id, "SUCCEEDED")) == dict.fromkeys("abc", "COMMITTED")
 
 
 async def test_a_strategy_that_makes_no_sense_is_refused_by_name(kit: Kit) -> None:

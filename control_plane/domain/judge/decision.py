@@ -55,10 +55,12 @@ class DecisionRecord:
         time: when, by the plane's clock.
         wave: that was judged, from 0.
         verdict: what the judge said.
-        action: what followed: ``wait``, ``advance``, ``hold``, ``roll back`` or ``succeed``.
+        action: what followed: ``wait``, ``advance``, ``hold``, ``roll back`` or ``succeed``; ``stay held`` and ``stay
+            paused`` where it was judged in these states.
         reasons: as in the decision.
         statistical: as in the decision.
-        inputs: as in the decision.
+        inputs: as in the decision, and under ``looks`` how many evaluations it stands for: this one, and those since
+            the record before it that said nothing new.
     """
 
     id: str

@@ -3,7 +3,7 @@
 A health window comes down to an :class:`Interval`: of what the window tells, what a verdict rests on. Rules
 
 - A frame has **failed** where the device masked it whole or dropped it for a fault (:data:`FAULTS`): its engine failed,
-  masking failed, its deadline was missed, there was no engine.
+  masking failed or left what it should cover, its deadline was missed, there was no engine.
 - A frame does **not count** at all, neither as failed nor as a frame, where nobody can blame the release for it
   (:data:`NOT_COUNTED`): it was superseded by a newer one, the agent was shutting down, the client's picture was broken.
 - Times are the plane's: clocks of devices are not trusted.
@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from control_plane.domain.cohort import Cohort
 from control_plane.domain.health import SOURCE_FRAME, StoredWindow
 
-FAULTS = frozenset({"ENGINE_FAILED", "MASKING_FAILED", "DEADLINE_MISSED", "NO_ENGINE"})
+FAULTS = frozenset({"ENGINE_FAILED", "MASKING_FAILED", "DEADLINE_MISSED", "NO_ENGINE", SOURCE_FRAME})
 NOT_COUNTED = frozenset({"SUPERSEDED", "SHUTTING_DOWN", "DECODE_FAILED"})
 TOTAL = "TOTAL"
 """The stage that is the whole time of a frame in the agent."""

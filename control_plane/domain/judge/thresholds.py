@@ -66,7 +66,7 @@ def _missing(
 ) -> list[str]:
     if pooled.frames < policy.min_frames:
         each = named([f"{d.device_name} {m.frames:,}" for d, m in zip(devices, measured)]) if devices else "no device"
-        return [f"too few frames: {who} have {pooled.frames:,} of {counted(policy.min_frames, 'frame')} ({each})"]
+        return [f"too few frames of {who}: {pooled.frames:,} of {counted(policy.min_frames, 'frame')} ({each})"]
     if not any(m.frames >= LEAST_FRAMES for m in measured) and policy.min_frames >= LEAST_FRAMES:
         return [f"too few frames: no device of {who} has the {LEAST_FRAMES} that a figure of its own needs"]
     return []

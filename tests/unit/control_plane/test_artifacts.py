@@ -82,3 +82,30 @@ async def test_a_file_for_which_there_is_no_room_is_not_begun(tmp_path: Path, mo
 async def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=DIGEST):
         Artifacts(tmp_path).path(DIGEST)
+
+
+async def test_a_file_that_was_damaged_on_the_disk_is_uploaded_again(tmp_path: Path) -> None:
+    await Artifacts(tmp_path).receive(DIGEST, len(DATA), 0, pieces(DATA))
+    artifacts = Artifacts(tmp_path)  # of a plane that was started again
+    assert await artifacts.whole(DIGEST) == len(DATA)
+    artifacts.path(DIGEST).write_bytes(b"x" + DATA[1:])
+    assert await artifacts.whole(DIGEST) is None
+    assert await artifacts.receive(DIGEST, len(DATA), 0, pieces(DATA)) == len(DATA)
+    assert artifacts.path(DIGEST).read_bytes() == DATA
+
+
+async def test_an_upload_takes_the_place_of_a_damaged_file(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path)
+    await artifacts.receive(DIGEST, len(DATA), 0, pieces(DATA))
+    artifacts.path(DIGEST).write_bytes(DATA[:500])
+    await asyncio.gather(*(artifacts.receive(DIGEST, len(DATA), 0, pieces(DATA)) for _ in range(3)))
+    assert artifacts.path(DIGEST).read_bytes() == DATA
+
+
+async def test_a_file_is_read_once_for_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifacts = Artifacts(tmp_path)
+    await artifacts.receive(DIGEST, len(DATA), 0, pieces(DATA))
+    again = Artifacts(tmp_path)
+    assert await again.whole(DIGEST) == len(DATA)
+    monkeypatch.setattr("control_plane.artifacts.digest_file", lambda _path: pytest.fail("it was read again"))
+    assert await artifacts.whole(DIGEST) == await again.whole(DIGEST) == len(DATA)

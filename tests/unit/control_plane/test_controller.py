@@ -17,7 +17,7 @@ from control_plane.domain.device import Assignment, Component, ComponentState, D
 from control_plane.domain.event import Event
 from control_plane.domain.judge import Decision, DecisionRecord, Evidence, Verdict
 from control_plane.domain.release import EngineProof, Release, ReleaseState
-from control_plane.domain.rollout import Member, MemberState, Rollout, RolloutState
+from control_plane.domain.rollout import KEPT_WORDS, Member, MemberState, Rollout, RolloutEvent, RolloutState
 from control_plane.domain.strategy import ALL, JudgeKind, JudgePolicy, Share, Strategy, WaveSpec
 from control_plane.fleet import Fleet
 from control_plane.judging import Judge
@@ -202,7 +202,7 @@ async def test_harm_takes_back_who_committed_and_leaves_alone_who_never_got_it(b
     await bench.everybody()
     assert (await bench.rollout()).state is RolloutState.ROLLED_BACK
     record = (await bench.records())[-1]
-    assert (record.verdict, record.action, record.inputs) == (Verdict.FAIL, "roll back", {"p95": 4.0})
+    assert (record.verdict, record.action, record.inputs) == (Verdict.FAIL, "roll back", {"p95": 4.0, "looks": 9})
 
 
 async def test_a_canary_that_refuses_takes_the_rollout_back_at_once_with_its_record(bench: Bench) -> None:
@@ -270,7 +270,9 @@ async def test_evidence_that_cannot_be_read_holds_and_a_store_that_is_away_does_
     bench.says = ZeroDivisionError("a hole")
     await bench.tick()
     assert (await bench.rollout()).state is RolloutState.HELD
-    assert "ZeroDivisionError" in (await bench.records())[-1].reasons[0]
+    record = (await bench.records())[-1]
+    assert "ZeroDivisionError" in record.reasons[0]
+    assert (record.reasons[1], set(record.inputs)) == ("so this record holds none", {"looks"})
 
 
 async def test_a_pause_stops_waves_and_the_soak_and_devices_under_way_finish(bench: Bench) -> None:
@@ -387,6 +389,60 @@ async def test_devices_that_are_relabelled_or_deleted_stay_in_their_rollout(benc
     assert set((await bench.wanted()).values()) == {"r-2"}
 
 
+async def test_a_rollout_that_is_held_or_paused_records_what_is_new_and_never_that_it_is_watched_on(
+    bench: Bench,
+) -> None:
+    await bench.soaking()
+    await bench.tick(18)
+    assert (await bench.rollout()).state is RolloutState.HELD
+    await bench.tick(30)
+    records = await bench.records()
+    assert [(r.verdict.value, r.action) for r in records[-2:]] == [("INCONCLUSIVE", "wait"), ("INCONCLUSIVE", "hold")]
+    bench.says = dataclasses.replace(UNSURE, reasons=("nobody reports",))
+    await bench.tick(5)
+    assert [r.action for r in (await bench.records())[len(records) :]] == ["stay held"]
+    assert (await bench.records())[-1].inputs["looks"] == 31
+    await bench.controller.go_on("ro-1")
+    await bench.tick()
+    await bench.controller.pause("ro-1")
+    bench.says = PASS
+    await bench.tick(5)
+    told = [r.action for r in (await bench.records())[len(records) + 1 :]]
+    assert told == ["wait", "stay paused"]
+
+
+async def test_stopping_takes_every_device_back_those_that_committed_too(bench: Bench) -> None:
+    await bench.soaking()
+    await bench.controller.abort("ro-1")
+    assert (await bench.rollout()).state is RolloutState.ABORTING
+    assert await bench.states() == ["REVERTED", "REVERTED", "REVERTING"]
+    assert set((await bench.wanted()).values()) == {"r-1"}
+    await bench.everybody()
+    rollout = await bench.rollout()
+    assert (rollout.state, rollout.reason) == (
+        RolloutState.ABORTED, "an operator stopped it; every device is back, or its way back written down",
+    )  # fmt: skip
+    assert [(word.event, word.state, word.wave) for word in rollout.words] == [
+        (RolloutEvent.ABORT, RolloutState.SOAKING, 0)
+    ]
+
+
+async def test_what_operators_did_is_kept_with_the_rollout_and_survives_the_plane(bench: Bench) -> None:
+    await bench.soaking()
+    await bench.controller.pause("ro-1")
+    await bench.tick()
+    await bench.restart()
+    await bench.controller.go_on("ro-1")
+    await bench.controller.promote("ro-1")
+    told = [(word.event.name, word.state.name) for word in (await bench.rollout()).words]
+    assert told == [("PAUSE", "SOAKING"), ("RESUME", "PAUSED"), ("PROMOTE", "SOAKING")]
+    for _ in range(KEPT_WORDS):
+        await bench.controller.pause("ro-1")
+        await bench.controller.go_on("ro-1")
+    words = (await bench.rollout()).words
+    assert (len(words), words[-1].event) == (KEPT_WORDS, RolloutEvent.RESUME)
+
+
 async def test_figures_that_grow_are_no_news_and_a_minute_of_watching_is(bench: Bench) -> None:
     strategy = dataclasses.replace(CANARY, waves=(WaveSpec(Share(count=1), 300 * SECOND), WaveSpec(ALL)))
     await bench.soaking(strategy=strategy)
@@ -398,7 +454,9 @@ async def test_figures_that_grow_are_no_news_and_a_minute_of_watching_is(bench: 
     assert len(await bench.records()) == 2
     bench.says = dataclasses.replace(UNSURE, reasons=("nobody reports",))
     await bench.tick()
-    assert len(await bench.records()) == 3
+    records = await bench.records()
+    assert len(records) == 3
+    assert sum(r.inputs["looks"] for r in records) == bench.asked, "no look is lost"
 
 
 async def test_what_an_ended_rollout_is_told_is_refused_with_what_can_be_done(bench: Bench) -> None:
@@ -422,11 +480,15 @@ async def test_the_history_tells_what_moved_and_who_moved_it(bench: Bench) -> No
     bench.says = HARD
     await bench.tick()
     async with bench.store.reading() as look:
-        kinds = [e.kind for e in await look.select(Event, {"subject": "ro-1"})]
+        events = await look.select(Event, {"subject": "ro-1"})
+    kinds = [e.kind for e in events]
     assert kinds == [
-        "rollout.created", "rollout.moved", "rollout.moved", "member.moved", "rollout.moved", "rollout.moved",
-        "decision", "member.moved", "member.moved",
+        "rollout.created", "rollout.moved", "rollout.moved", "member.moved", "rollout.moved", "decision",
+        "rollout.moved", "member.moved", "member.moved",
     ]  # fmt: skip
+    texts = {e.kind: e.text for e in events}
+    assert texts["decision"] == "FAIL, roll back (fixed limits, no statistical verdict): it let a frame through"
+    assert texts["member.moved"].endswith(" REVERTED"), "a device that never had it gives no reason"
 
 
 async def test_a_plane_that_is_killed_before_the_first_wave_opens_it_afterwards(

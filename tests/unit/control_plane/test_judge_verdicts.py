@@ -157,7 +157,7 @@ CASES = {
         evidence(canary(interval(slow=1), before=(GOOD,))), FAIL, ("2.00 times", "there is no control cohort")
     ),
     "no control cohort and nothing from before: nobody can tell": Case(
-        evidence(canary(GOOD)), CANNOT_TELL, ("the canaries before the update have 0 of 100 frames",)
+        evidence(canary(GOOD)), CANNOT_TELL, ("too few frames of the canaries before the update: 0 of 100 frames",)
     ),
     "a silent canary: FAIL, at once": Case(
         evidence(canary(GOOD, last_heard=ago(75)), control(GOOD)),

@@ -54,6 +54,13 @@ REPORTS = {
     "a download tells how far": (
         report(ComponentState.DOWNLOADING, bytes_done=1, bytes_total=4), MemberState.UPDATING, "DOWNLOADING 25 %",
     ),
+    "a download tells why it waits": (
+        report(ComponentState.DOWNLOADING, bytes_total=4, reason="the disk is full"),
+        MemberState.UPDATING, "DOWNLOADING 0 %: the disk is full",
+    ),
+    "it tells why it cannot be loaded yet": (
+        report(ComponentState.LOADING, reason="no memory"), MemberState.UPDATING, "LOADING: no memory",
+    ),
     "it soaks, which is not committed": (report(ComponentState.SOAKING), MemberState.UPDATING, "SOAKING"),
     "it committed": (report(ComponentState.COMMITTED), MemberState.COMMITTED, "COMMITTED"),
     "it committed, and names the digest": (

@@ -71,8 +71,9 @@ PLAIN = {
     "all were left behind": ({}, {(0, X): 2}, [E.SOME_FAILED]),
     "stopped: who is on its way is recalled": ({"state": S.ABORTING}, {(0, U): 1, (0, C): 1}, [RECALL]),
     "stopped before it began": ({"state": S.ABORTING, "wave": -1}, {(0, P): 1}, [RECALL]),
-    "stopped: waits for who goes back": ({"state": S.ABORTING}, {(0, B): 1, (0, C): 1}, []),
-    "stopped: all settled": ({"state": S.ABORTING}, {(0, R): 1, (0, C): 1, (0, F): 1}, [E.ALL_BACK]),
+    "stopped: who has committed is recalled too": ({"state": S.ABORTING}, {(0, B): 1, (0, C): 1}, [RECALL]),
+    "stopped: waits for who goes back": ({"state": S.ABORTING}, {(0, B): 1, (0, R): 1}, []),
+    "stopped: all settled": ({"state": S.ABORTING}, {(0, R): 1, (0, X): 1, (0, F): 1}, [E.ALL_BACK]),
 }
 
 
@@ -181,8 +182,10 @@ def test_an_ended_rollout_decides_nothing() -> None:
 
 def test_what_follows_has_the_words_of_the_record() -> None:
     words = {E.HARM: "roll back", E.HOLD: "hold", E.PASS: "advance", E.ALL_COMMITTED: "succeed", E.SETTLE: "wait"}
-    assert {event: action_of([Move(event, "")]) for event in words} == words
-    assert action_of([]) == "wait"
+    assert {event: action_of([Move(event, "")], S.SOAKING) for event in words} == words
+    states = {S.SOAKING: "wait", S.PROGRESSING: "wait", S.HELD: "stay held", S.PAUSED: "stay paused"}
+    assert {state: action_of([], state) for state in states} == states
+    assert action_of([Move(E.HARM, "")], S.HELD) == "roll back"
 
 
 class Walk(RuleBasedStateMachine):
@@ -287,8 +290,8 @@ class Walk(RuleBasedStateMachine):
             assert states <= {C, X}
 
     @invariant()
-    def nobody_is_wanted_on_a_release_that_was_rolled_back(self) -> None:
-        if self.rollout.state is S.ROLLED_BACK:
+    def nobody_is_wanted_on_a_release_that_was_rolled_back_or_stopped(self) -> None:
+        if self.rollout.state in {S.ROLLED_BACK, S.ABORTED}:
             assert {wanted_release(m, "r-2") for m in self.members} == {"r-1"}
 
     @invariant()
@@ -311,7 +314,7 @@ class Walk(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Once everybody does what it is told and the judge passes, the rollout comes to an end."""
         for _ in range(60):
-            self.nobody_is_wanted_on_a_release_that_was_rolled_back()
+            self.nobody_is_wanted_on_a_release_that_was_rolled_back_or_stopped()
             if not self.rollout.active:
                 return
             if self.rollout.state in {S.HELD, S.PAUSED}:

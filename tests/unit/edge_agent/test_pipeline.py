@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from edge_agent import pipeline
 from edge_agent.engines.engine import EngineInfo, FloatArray
+from edge_agent.masking import styles
 from edge_agent.masking.frames import Encoding, SourceFrame, decode
 from edge_agent.masking.outcomes import Outcome, Reason, Stage
 from edge_agent.masking.preprocess import Picture
-from edge_agent.masking.styles import GREY
+from edge_agent.masking.styles import GREY, MaskedFrame
 from edge_agent.pipeline import Answer, FrameMasker, FrameRecord, Wanted
 from edge_agent.serving import LoadedRelease, Serving
 from maskfleet.clock import FakeClock
@@ -204,6 +205,16 @@ def tracker_fails(_bench: Bench, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pipeline.Tracker, "update", raises(RuntimeError("tracker")))
 
 
+def shows_its_source(_bench: Bench, patch: pytest.MonkeyPatch) -> None:
+    """A mask that draws nothing, and a full mask that is none."""
+    patch.setattr(pipeline, "mask", lambda frame, _regions, _policy: MaskedFrame(frame.copy(), seal=styles._SEAL))
+
+
+def full_mask_shows_something(bench: Bench, patch: pytest.MonkeyPatch) -> None:
+    bench.engine.fault = raises(RuntimeError("x"))
+    patch.setattr(pipeline.guard, "full_mask", lambda *_size: MaskedFrame(picture(), seal=styles._SEAL))
+
+
 FAULTS: dict[str, tuple[Fault, Outcome, Reason]] = {
     "the engine raises an EngineError": (engine(raises(EngineError("x"))), Outcome.FULL_MASK, Reason.ENGINE_FAILED),
     "the engine raises anything": (engine(raises(RuntimeError("x"))), Outcome.FULL_MASK, Reason.ENGINE_FAILED),
@@ -223,6 +234,8 @@ FAULTS: dict[str, tuple[Fault, Outcome, Reason]] = {
     "encoding raises once": (first_encoding_fails, Outcome.FULL_MASK, Reason.MASKING_FAILED),
     "encoding raises every time": (step("encode", ValueError("x")), Outcome.DROPPED, Reason.MASKING_FAILED),
     "decoding raises anything": (step("decode", ValueError("x")), Outcome.FULL_MASK, Reason.MASKING_FAILED),
+    "a mask draws nothing": (shows_its_source, Outcome.DROPPED, Reason.SOURCE_FRAME),
+    "a full mask is none": (full_mask_shows_something, Outcome.DROPPED, Reason.SOURCE_FRAME),
     "the bytes are no picture": (
         bytes_of(SourceFrame(Encoding.JPEG, b"junk")),
         Outcome.DROPPED,

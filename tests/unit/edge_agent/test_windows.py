@@ -25,20 +25,22 @@ def counted() -> Counts:
         ("r-2", "COASTED", "TRACK_CARRIED", []),
         ("r-2", "FULL_MASK", "ENGINE_FAILED", []),
         ("r-2", "DROPPED", "SUPERSEDED", []),
+        ("r-3", "DROPPED", "SOURCE_FRAME", []),
     ):
         counts.frame(release, outcome=outcome, reason=reason, stages_ms={"TOTAL": 12.0}, scores=scores)
     return counts
 
 
 def test_each_release_has_a_window_and_the_serving_one_comes_last() -> None:
-    old, new = counted().closed(200, serving="r-2", temperatures={"cpu": 51.5})
+    old, bad, new = counted().closed(200, serving="r-2", temperatures={"cpu": 51.5})
+    assert bad.errors_by_kind == bad.guard_actions_by_reason == {"SOURCE_FRAME": 1}
     assert (old.release_id, old.frames_by_outcome, old.detections) == ("r-1", {"MASKED": 1}, 2)
     assert new.frames_by_outcome == {"MASKED": 1, "COASTED": 1, "FULL_MASK": 1, "DROPPED": 1}
     assert new.errors_by_kind == {"ENGINE_FAILED": 1}
     assert new.guard_actions_by_reason == {"ENGINE_FAILED": 1, "SUPERSEDED": 1}
     assert (old.engine_loads_by_result, new.engine_loads_by_result) == ({}, {"loaded": 1})
     assert new.self_tests_by_result == {"passed": 1}
-    assert (old.sequence, new.sequence, new.starts, new.boot_id) == (1, 2, 4, "boot-1")
+    assert (old.sequence, new.sequence, new.starts, new.boot_id) == (1, 3, 4, "boot-1")
     assert (new.start_monotonic_ns, new.end_monotonic_ns, new.temperatures_c) == (100, 200, {"cpu": 51.5})
     assert sum(new.latency_ms_by_stage["TOTAL"].counts) == 4
 
@@ -47,7 +49,7 @@ def test_an_interval_in_which_nothing_happens_has_a_window_too() -> None:
     counts = counted()
     counts.closed(200, serving="r-2", temperatures={})
     (idle,) = counts.closed(300, serving="r-2", temperatures={})
-    assert (idle.sequence, idle.frames_by_outcome, idle.start_monotonic_ns) == (3, {}, 200)
+    assert (idle.sequence, idle.frames_by_outcome, idle.start_monotonic_ns) == (4, {}, 200)
     (nothing,) = Counts("b", starts=1, start_ns=0).closed(1, serving="", temperatures={})
     assert nothing.release_id == ""
 
@@ -71,9 +73,9 @@ def test_a_window_is_the_same_after_wire_and_disk(tmp_path: Path) -> None:
     again = WindowStore(tmp_path / "health.db")
     assert again.pending() == before
     again.forget("boot-1", 1)
-    assert [window.sequence for window in again.pending()] == [2]
+    assert [window.sequence for window in again.pending()] == [2, 3]
     again.forget("boot-2", 9)
-    assert len(again.pending()) == 1
+    assert len(again.pending()) == 2
     again.close()
 
 
@@ -93,7 +95,7 @@ def test_a_damaged_file_is_put_aside_and_windows_begin_anew(tmp_path: Path) -> N
     assert store.pending() == []
     for window in counted().closed(200, serving="r-2", temperatures={}):
         store.add(window)
-    assert len(store.pending()) == 2
+    assert len(store.pending()) == 3
     store.close()
     assert (tmp_path / "health.db.damaged").read_bytes().startswith(b"no database")
 
@@ -106,7 +108,7 @@ def test_a_window_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "health.db")) as db, db:
         db.execute("UPDATE windows SET body = ? WHERE sequence = 1", (b"\xff" * 9,))
     again = WindowStore(tmp_path / "health.db")
-    assert [window.sequence for window in again.pending()] == [2]
+    assert [window.sequence for window in again.pending()] == [2, 3]
     again.close()
 
 

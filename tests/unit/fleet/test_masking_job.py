@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from fleet import MaskingClient
-from fleet.masking_job import mask_file
+from fleet.masking_job import check_paths, mask_file
 from fleet.pictures import read_image
 from maskfleet.errors import (
     AlreadyExistsError,
@@ -170,3 +172,53 @@ def test_a_damaged_jpeg_is_no_picture(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(BadFrameError, match=r"damaged\.jpg: the JPEG is damaged"):
         read_image(path)
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG that says a size and holds next to nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def said_to_be(suffix: str, width: int, height: int) -> bytes:
+    """A picture whose header says a size."""
+    if suffix == ".png":
+        return png(width, height)
+    data = bytearray(cv2.imencode(suffix, np.zeros((64, 64, 3), np.uint8))[1].tobytes())
+    if suffix == ".jpg":
+        struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, height, width)
+    else:  # a BMP, whose height is negative where its rows go down
+        struct.pack_into("<ii", data, 18, width, -height)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+@pytest.mark.parametrize(
+    ("width", "height", "message"), [(0, 0, "0x0 has no pixels"), (20_000, 20_000, "20000x20000 is too large")]
+)
+def test_a_picture_of_a_refused_size_is_refused_by_its_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, width: int, height: int, message: str
+) -> None:
+    monkeypatch.setattr("fleet.masking_job.read_image", lambda _path: pytest.fail("it was decoded"))
+    source = tmp_path / f"in{suffix}"
+    source.write_bytes(said_to_be(suffix, width, height))
+    with pytest.raises(BadFrameError, match=f"in{suffix}: a frame of {message}"):
+        check_paths(source, tmp_path / "out.png", force=False)
+
+
+@pytest.mark.parametrize(("suffix", "options"), [(".webp", [cv2.IMWRITE_WEBP_QUALITY, q]) for q in (80, 101)])
+def test_the_size_of_a_webp_is_read_from_its_header(tmp_path: Path, suffix: str, options: list[int]) -> None:
+    (tmp_path / f"in{suffix}").write_bytes(cv2.imencode(suffix, np.zeros((5001, 8000, 3), np.uint8), options)[1])
+    with pytest.raises(BadFrameError, match="8000x5001 is too large"):
+        check_paths(tmp_path / f"in{suffix}", tmp_path / "out.png", force=False)
+
+
+def test_an_output_that_cannot_be_made_is_told_before_anything_is_masked(clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"/proc/out\.mp4 cannot be written .*: give another name with -o"):
+        check_paths(clip, Path("/proc/out.mp4"), force=False)
+    check_paths(clip, tmp_path / "out.mp4", force=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mkv"]

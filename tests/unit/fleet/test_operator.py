@@ -318,3 +318,28 @@ def test_events_are_told_oldest_first_and_followed_from_the_last(
     numbers = [json.loads(line)["number"] for line in capsys.readouterr().out.splitlines()]
     assert numbers == [3, 4, 5, 6, 7]
     assert [request.after for request in plane.asked[2:]] == [5, 6]
+
+
+def test_a_device_whose_gpu_is_not_used_is_marked_and_says_why(
+    plane: PlaneOfATest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = "its GPU is not used, engines run on ort-cpu: rtx-ampere-plus needs driver 580 or later, this machine has 570"
+    facts = devices_pb2.DeviceFacts(
+        gpu="NVIDIA A10", compute_capability="SM86", driver="570.1", targets=["ort-cpu"], target_note=why
+    )
+    well = devices_pb2.DeviceFacts(targets=["rtx-turing"])
+    plane.devices = [
+        devices_pb2.Device(id="d-1", name="agent-1", facts=facts),
+        devices_pb2.Device(id="d-2", name="agent-2", facts=well),
+    ]
+    assert main(["devices", "list"]) == 0
+    out, err = capsys.readouterr()
+    assert [word for word in out.split() if word.startswith(("ort", "rtx"))] == ["ort-cpu*", "rtx-turing"]
+    assert "`fleet devices show NAME` says why" in err
+    assert main(["devices", "show", "agent-1"]) == 0
+    out = capsys.readouterr().out
+    assert why in out
+    assert "NVIDIA A10 SM86, driver 570.1" in out
+    plane.devices = [devices_pb2.Device(id="d-2", name="agent-2", facts=well)]
+    assert main(["devices", "list"]) == 0
+    assert capsys.readouterr().err == ""

@@ -125,3 +125,22 @@ def test_moments_are_told_from_here() -> None:
     assert left("2026-01-02T12:02:05.000Z", NOON) == "2 m 05 s left"
     assert left("2026-01-02T11:00:00.000Z", NOON) == "0 s left"
     assert ago((NOON - timedelta(days=3)).isoformat(), NOON) == "3 d 0 h ago"
+
+
+FULL = "engine sha256:0123 needs 40 MiB on the disk, which has 2 MiB free: free some space there"
+
+
+def test_a_device_that_cannot_get_on_says_why_at_any_width() -> None:
+    waiting = rollout(10)
+    for device in waiting["devices"][2:4]:
+        device["detail"] = f"DOWNLOADING 0 %: {FULL}"
+    for width, height in ((80, 24), (200, 60)):
+        shown = " ".join(" ".join(drawn(waiting, width, height)).split())
+        assert f"waits agent-with-a-name-2 and 1 more: {FULL}" in shown
+    assert line(waiting).endswith(f"agent-with-a-name-2 and 1 more: {FULL}")
+
+
+def test_a_device_that_has_failed_does_not_wait() -> None:
+    failed = rollout(3)
+    failed["devices"][0] |= {"state": "FAILED", "detail": f"REVERTED: {FULL}"}
+    assert FULL not in line(failed)

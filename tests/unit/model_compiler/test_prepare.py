@@ -14,7 +14,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from maskfleet.decoding import decoder_spec
+from maskfleet.decoding import DECODERS, decoder_spec
 from maskfleet.errors import BadModelError, InvalidInputError
 from model_compiler.onnx_file import checked
 from model_compiler.prepare import inspect, prepare
@@ -186,14 +186,14 @@ def test_names_that_the_roles_need_are_freed() -> None:
     np.testing.assert_array_equal(scores[0, :, 1], blob[0, 1].ravel())
 
 
-def test_a_random_operator_is_not_folded() -> None:
+def test_a_random_operator_is_refused_before_it_could_be_folded() -> None:
     nodes = [
         helper.make_node("RandomUniform", [], ["noise"], shape=[1, 3, 1, 1], seed=1.0),
         helper.make_node("Add", ["x", "noise"], ["noisy"]),
         *flat_head("noisy"),
     ]
-    prepared = prepare(tiny(nodes, weights=HEAD_WEIGHTS).SerializeToString(), decoder_spec("ultraface"), 64, 48)
-    assert "RandomUniform" in {node.op_type for node in checked(prepared.model).graph.node}
+    with pytest.raises(BadModelError, match="draws random numbers"):
+        prepare(tiny(nodes, weights=HEAD_WEIGHTS).SerializeToString(), decoder_spec("ultraface"), 64, 48)
 
 
 def _external() -> bytes:
@@ -263,3 +263,26 @@ def test_what_is_no_detector_is_refused(source: Callable[[], bytes], decoder: st
     with pytest.raises(BadModelError, match=message) as raised:
         prepare(source(), decoder_spec(decoder))
     assert raised.value.remedy
+
+
+WRONG_PAIRS = [(model, decoder) for model in DETECTORS for decoder in DECODERS if decoder != DETECTORS[model].decoder]
+
+
+@pytest.mark.parametrize(("model", "decoder"), WRONG_PAIRS, ids=[f"{m} as {d}" for m, d in WRONG_PAIRS])
+def test_a_decoder_of_another_model_is_told_by_its_outputs(model: str, decoder: str) -> None:
+    own, wanted = decoder_spec(DETECTORS[model].decoder), decoder_spec(decoder)
+    message = f"the model has {len(own.outputs)} outputs where decoder '{decoder}' reads {len(wanted.outputs)}"
+    with pytest.raises(BadModelError, match=message) as raised:
+        inspect(DETECTORS[model].source(), wanted)
+    assert wanted.outputs[0].role in raised.value.remedy
+
+
+def test_outputs_in_the_wrong_order_are_told_by_their_shape_where_the_graph_works_at_one_size_only() -> None:
+    model = onnx.load_from_string(model_of_testdata("ultraface_version-RFB-320.onnx"))
+    model.graph.output.reverse()
+    for node in model.graph.node:  # by the names they would be found in any order
+        node.output[:] = [f"{name}_out" if name in ("scores", "boxes") else name for name in node.output]
+    for output in model.graph.output:
+        output.name += "_out"
+    with pytest.raises(BadModelError, match=r"output boxes_out .* cannot be 'scores'"):
+        inspect(model.SerializeToString(), decoder_spec("ultraface"))

@@ -33,7 +33,7 @@ def built(path: Path, decoder: str, *, margins: Margins = STRICT, log: Callable[
           progress: pipeline.Progress = lambda _phase, _done: None) -> pipeline.Result:  # fmt: skip
     source = path.read_bytes()
     spec = BuildSpec(digest_bytes(source), decoder, "ort-cpu", "int8", margins=margins)
-    return pipeline.run(spec, source, progress=progress, canceled=lambda: False, log=log)
+    return pipeline.run(spec, source, calibration=calibration.OWN, progress=progress, canceled=lambda: False, log=log)
 
 
 def parts(path: Path, decoder: str, **margins: Any) -> tuple[bytes, BuildSpec]:
@@ -48,7 +48,7 @@ def operators(model: bytes) -> set[str]:
 def test_a_model_whose_sensitive_nodes_stay_at_32_bits_passes_the_gate(detector_path: Callable[[str], Path]) -> None:
     seen: list[tuple[str, float]] = []
     result = built(detector_path("yunet"), "yunet", progress=lambda *at: seen.append(at))
-    found = result.report["precision"]
+    found = result.report["details"]
     json.dumps(result.report)
     assert result.report["gate"]["figures"]["recall"] == 1.0
     assert found["format"] == "int8"
@@ -89,7 +89,7 @@ def test_centerface_passes_or_is_refused_with_figures_and_what_was_kept(centerfa
     refused: GateRefusedError | None = None
     try:
         result = built(centerface_path, "centerface", log=lines.append)
-        assert result.report["precision"]["work_int8"] >= quantize.LEAST_WORK
+        assert result.report["details"]["work_int8"] >= quantize.LEAST_WORK
     except GateRefusedError as error:
         refused = error
     if refused is not None:
@@ -103,7 +103,13 @@ def test_centerface_passes_or_is_refused_with_figures_and_what_was_kept(centerfa
 def test_what_is_kept_grows_until_too_little_is_left(detector_path: Callable[[str], Path]) -> None:
     model, spec = parts(detector_path("yunet"), "yunet", min_cosine=1.0)
     found = quantize.quantised(
-        model, decoder_spec("yunet"), spec, backend="onnxruntime", log=lambda _line: None, step=lambda _done: None
+        model,
+        decoder_spec("yunet"),
+        spec,
+        backend="onnxruntime",
+        calibration=calibration.OWN,
+        log=lambda _line: None,
+        step=lambda _done: None,
     )
     kept = [trial["kept_units"] for trial in found.trials]
     assert kept == list(quantize.STEPS[: len(kept)])
@@ -120,7 +126,13 @@ def test_an_rtx_engine_of_eight_bits_is_built_from_symmetric_ones(detector_path:
                         min_mean_iou=0.0)  # fmt: skip
     spec = dataclasses.replace(spec, target="rtx-turing")
     found = quantize.quantised(
-        model, decoder_spec("ultraface"), spec, backend="tensorrt-rtx", log=lambda _line: None, step=lambda _done: None
+        model,
+        decoder_spec("ultraface"),
+        spec,
+        backend="tensorrt-rtx",
+        calibration=calibration.OWN,
+        log=lambda _line: None,
+        step=lambda _done: None,
     )
     points = {
         bytes(tensor.raw_data) or bytes(tensor.int32_data)
@@ -131,6 +143,7 @@ def test_an_rtx_engine_of_eight_bits_is_built_from_symmetric_ones(detector_path:
     plan = tensorrt.build(
         found.model,
         backend="tensorrt-rtx",
+        calibration=calibration.OWN,
         sms=("SM75",),
         progress=lambda _done: None,
         canceled=lambda: False,
@@ -147,7 +160,15 @@ def test_it_stops_when_it_is_told_to(detector_path: Callable[[str], Path]) -> No
             raise CanceledError("the build was canceled")
 
     with pytest.raises(CanceledError):
-        quantize.quantised(model, decoder_spec("yunet"), spec, backend="onnxruntime", log=lambda _line: None, step=step)
+        quantize.quantised(
+            model,
+            decoder_spec("yunet"),
+            spec,
+            backend="onnxruntime",
+            calibration=calibration.OWN,
+            log=lambda _line: None,
+            step=step,
+        )
 
 
 def test_a_model_without_weights_to_shrink_is_refused(
@@ -157,12 +178,18 @@ def test_a_model_without_weights_to_shrink_is_refused(
     monkeypatch.setattr(quantize, "UNITS", ("Einsum",))
     with pytest.raises(BuildError, match="8 bits"):
         quantize.quantised(
-            model, decoder_spec("yunet"), spec, backend="onnxruntime", log=lambda _line: None, step=lambda _done: None
+            model,
+            decoder_spec("yunet"),
+            spec,
+            backend="onnxruntime",
+            calibration=calibration.OWN,
+            log=lambda _line: None,
+            step=lambda _done: None,
         )
 
 
 def test_ranges_are_learnt_from_pictures_that_the_gate_does_not_see() -> None:
-    learnt, judged = calibration.frames(), evaluation.frames()
+    learnt, judged = calibration.OWN.frames(), evaluation.frames()
     assert len(learnt) == 15
     seen = {frame.image.tobytes() for frame in judged}
     assert not [frame.name for frame in learnt if frame.image.tobytes() in seen]
@@ -170,5 +197,5 @@ def test_ranges_are_learnt_from_pictures_that_the_gate_does_not_see() -> None:
 
 
 def test_only_eight_bits_depend_on_the_calibration_pictures() -> None:
-    assert pictures_digest("fp32") == pictures_digest("fp16") == evaluation.digest()
-    assert pictures_digest("int8") == calibration.digest() != evaluation.digest()
+    assert pictures_digest("fp32", calibration.OWN) == pictures_digest("fp16", calibration.OWN) == evaluation.digest()
+    assert pictures_digest("int8", calibration.OWN) == calibration.OWN.digest() != evaluation.digest()
