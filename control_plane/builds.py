@@ -66,9 +66,23 @@ class Shown:
 
 
 class BuildQueue:
-    """Makes releases and hands out their builds."""
+    """Makes releases and hands out their builds.
 
-    def __init__(self, store: Store, artifacts: Artifacts, signer: Signer, changes: Changes, clock: Clock) -> None:
+    Attributes:
+        lease_ttl: for how long a builder may be silent.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        artifacts: Artifacts,
+        signer: Signer,
+        changes: Changes,
+        clock: Clock,
+        *,
+        lease_ttl: timedelta = LEASE_TTL,
+    ) -> None:
+        self.lease_ttl = lease_ttl
         self._store = store
         self._artifacts = artifacts
         self._signer = signer
@@ -189,7 +203,8 @@ class BuildQueue:
             if (found := await self._first(tx, builder)) is None:
                 return None
             release, build = found
-            taken = lease(build, lease_id=new_id("l"), builder_id=builder.id, now=self._clock.now())
+            now = self._clock.now()
+            taken = lease(build, lease_id=new_id("l"), builder_id=builder.id, now=now, ttl=self.lease_ttl)
             await tx.put(taken)
         self._log.info("build leased", build=taken.id, target=taken.target, builder=builder.id, attempt=taken.attempts)
         self._changes.touch(taken.release_id)
@@ -228,7 +243,7 @@ class BuildQueue:
                     build,
                     phase=phase[:64],
                     progress=min(1.0, max(0.0, progress)),
-                    lease_until=self._clock.now() + LEASE_TTL,
+                    lease_until=self._clock.now() + self.lease_ttl,
                 )
             )
         self._changes.touch(build.release_id)
@@ -338,7 +353,7 @@ class BuildQueue:
     async def resume(self) -> None:
         """After a start: builders get a whole lease's time to come back, for it was the plane that was away."""
         async with self._store.writing() as tx:
-            until = self._clock.now() + LEASE_TTL
+            until = self._clock.now() + self.lease_ttl
             for build in await tx.select(Build, {"state": BuildState.BUILDING.value}):
                 await tx.put(dataclasses.replace(build, lease_until=until))
 

@@ -8,6 +8,16 @@ from pathlib import Path
 from maskfleet.config import flag, setting
 
 
+def _lease(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value <= 3600:  # holds for no NaN
+        raise ValueError("give seconds, 1 to 3600")
+    return value
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """See :mod:`maskfleet.config` for where values come from."""
@@ -27,4 +37,7 @@ class Config:
         parse=Path,
     )
     allow_remote: bool = setting("listen on addresses that other machines reach", default=False, parse=flag)
+    build_lease_s: float = setting(
+        "seconds without a word from a builder after which another one gets its build", default=30.0, parse=_lease
+    )
     log_level: str = setting("least level to log: DEBUG, INFO, WARNING, ERROR", default="INFO")

@@ -124,8 +124,12 @@ class Fleet:
         try:
             return await self._intake.take(device_id, window)
         except UnavailableError:
-            self._deaf = self._clock.now()
+            self.hears_nothing()
             raise
+
+    def hears_nothing(self) -> None:
+        """The database does not answer: nothing that a device says is heard, and no device can connect."""
+        self._deaf = self._clock.now()
 
     @property
     def windows(self) -> HealthCounts:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,9 @@ class Plane:
         self._registry = Registry(folder / "mlflow", tracking_uri=config.mlflow_tracking_uri)
         self._provenance = Provenance(store, self._registry, clock)
         self._fleet = Fleet(store, self._links, clock)
-        self._queue = BuildQueue(store, self._artifacts, self.signer, self._changes, clock)
+        self._queue = BuildQueue(
+            store, self._artifacts, self.signer, self._changes, clock, lease_ttl=timedelta(seconds=config.build_lease_s)
+        )
         lease = lease_for(store)
         self._controller = Controller(
             FencedStore(store, lease), self._fleet, self._links, self.signer, self._changes, clock
@@ -230,13 +233,21 @@ class Plane:
             self._due.mark()
 
     async def tick(self) -> None:
-        """One round."""
+        """One round.
+
+        Raises:
+            UnavailableError: the database does not answer; what devices would say is not heard meanwhile.
+        """
         now = self._clock.now()
-        await self._queue.tick(now)
-        self._provenance.tick()
-        if await self._seat.tick():
-            await self._controller.tick(now)
-        await self._fleet.tick(now)
+        try:
+            await self._queue.tick(now)
+            self._provenance.tick()
+            if await self._seat.tick():
+                await self._controller.tick(now)
+            await self._fleet.tick(now)
+        except UnavailableError:
+            self._fleet.hears_nothing()
+            raise
         if self._ticks % COUNT_EVERY == 0:
             await self._count()
         self._ticks += 1

@@ -284,13 +284,13 @@ class Known:
     missing_builder: str = ""
 
 
-def lease(build: Build, *, lease_id: str, builder_id: str, now: datetime) -> Build:
-    """The build, taken by a builder."""
+def lease(build: Build, *, lease_id: str, builder_id: str, now: datetime, ttl: timedelta = LEASE_TTL) -> Build:
+    """The build, taken by a builder; ``ttl`` is how long it may be silent."""
     return build.moved(
         BuildEvent.LEASE,
         lease_id=lease_id,
         builder_id=builder_id,
-        lease_until=now + LEASE_TTL,
+        lease_until=now + ttl,
         attempts=build.attempts + 1,
         phase="",
         progress=0.0,

@@ -10,7 +10,6 @@ from google.protobuf.duration_pb2 import Duration
 from control_plane.build_results import Failure, Success
 from control_plane.builds import BuildQueue
 from control_plane.codec import build_message, builder_from, precision_from, span, success_message
-from control_plane.domain.release import LEASE_TTL
 from maskfleet.errors import InvalidInputError
 from maskfleet.v1 import builds_service_pb2 as wire
 from maskfleet.v1 import builds_service_pb2_grpc
@@ -28,7 +27,7 @@ class BuildsServicer(builds_service_pb2_grpc.BuildsServiceServicer):
             return wire.LeaseBuildResponse()
         release, build = found
         ttl = Duration()
-        ttl.FromTimedelta(LEASE_TTL)
+        ttl.FromTimedelta(self._queue.lease_ttl)
         return wire.LeaseBuildResponse(lease_id=build.lease_id, build=build_message(release, build), ttl=ttl)
 
     async def HeartbeatBuild(self, request: wire.HeartbeatBuildRequest, context: Any) -> wire.HeartbeatBuildResponse:
