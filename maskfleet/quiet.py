@@ -21,9 +21,8 @@ SWITCHES = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
 }
-_REPORTERS = ("openvino_telemetry", "openvino.tools.ovc")
-"""Packages that report, and one that does so while OpenVINO imports it. They have no switch; their users go on without
-where they cannot be imported."""
+_REPORTERS = ("openvino_telemetry",)
+"""Packages that do nothing else. They have no switch; their users go on without where they cannot be imported."""
 
 
 def hush(environ: MutableMapping[str, str]) -> None:

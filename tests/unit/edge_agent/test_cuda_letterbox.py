@@ -22,10 +22,10 @@ from edge_agent.engines import cuda_letterbox
 from edge_agent.engines.engine import Engine, FloatArray
 from edge_agent.engines.letterbox import Letterbox
 from edge_agent.engines.loading import load
-from edge_agent.masking import frames
 from edge_agent.masking.detector import Detector
 from edge_agent.masking.preprocess import Preprocessor
 from edge_agent.updates.shared_engine import SharedEngine
+from maskfleet import frame_size
 from maskfleet.decoding import DECODERS, Preprocessing, decoder_spec
 from maskfleet.targets import TARGETS
 from model_compiler.prepare import prepare
@@ -190,4 +190,4 @@ def test_nvcc_compiles_the_source_without_a_warning(sm: str, tmp_path: Path) -> 
 
 
 def test_the_largest_picture_has_room() -> None:
-    assert cuda_letterbox.MAX_BYTES == frames.MAX_PIXELS * 3
+    assert cuda_letterbox.MAX_BYTES == frame_size.MAX_PIXELS * 3
