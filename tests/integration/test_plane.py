@@ -296,12 +296,12 @@ class Kit:
         await self.builder.channel.close()
 
 
-async def add_model(where: Path | str) -> None:
+async def add_model(where: Path | str, data: bytes = MODEL) -> None:
     """Puts a model into a plane's store (its data directory, or a URL), for tests about what comes after."""
     store = await SqlStore.opened(sqlite_url(where / "plane.db") if isinstance(where, Path) else where)
     tensors = (Tensor("input", "float32", ("N", "3", "H", "W")),)
     model = Model(
-        "centerface", 1, 1, "centerface", digest_bytes(MODEL), len(MODEL), "models:/centerface/1", tensors, (), 640,
+        "centerface", 1, 1, "centerface", digest_bytes(data), len(data), "models:/centerface/1", tensors, (), 640,
         352, True, datetime.now(timezone.utc),
     )  # fmt: skip
     async with store.writing() as tx:
