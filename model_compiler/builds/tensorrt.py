@@ -28,6 +28,7 @@ from maskfleet.errors import BuildError, CanceledError, UnsupportedError
 
 _MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 _RTX_MAGIC = b"vtrt"
+_REQUESTED = re.compile(r"Requested size was (\d+) bytes")
 _GPU_FULL = re.compile(r"out of memory|OutOfMemory|out_of_memory", re.IGNORECASE)
 
 
@@ -190,6 +191,13 @@ def build_error(backend: str, said: Sequence[str], layers: Mapping[str, str], wo
     """
     text = " ".join(said[0].split())[:300] if said else "it gave no reason"
     everything = " ".join(said)
+    asked = max((int(size) for size in _REQUESTED.findall(everything)), default=0)
+    if workspace_mb and asked > workspace_mb << 20:  # TensorRT says "out of memory" of its workspace too
+        return BuildError(
+            f"{backend} could not build the engine within a workspace of {workspace_mb} MiB: a layer asks for "
+            f"{asked / (1 << 20):.1f} MiB",
+            remedy="allow a larger workspace, or build a smaller input size",
+        )
     if _GPU_FULL.search(everything):
         return BuildError(
             f"{backend} found no room on the GPU to build the engine",

@@ -150,6 +150,10 @@ FAILURES = {
         ["Error Code 10: (Could not find any implementation for node look.)", "try increasing the workspace size"],
         "within a workspace of 8 MiB",
     ),
+    "a workspace that is too small, as RTX says it": (
+        ["Error Code 2: OutOfMemory (Requested size was 10485760 bytes.)"],
+        "within a workspace of 8 MiB: a layer asks for 10.0 MiB",
+    ),
     "a GPU that is full": (["Error Code 1: Cuda Runtime (out of memory)"], "found no room on the GPU"),
     "nothing at all": ([], "could not build the engine (it gave no reason)"),
 }
