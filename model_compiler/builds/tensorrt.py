@@ -192,10 +192,10 @@ def build_error(backend: str, said: Sequence[str], layers: Mapping[str, str], wo
     text = " ".join(said[0].split())[:300] if said else "it gave no reason"
     everything = " ".join(said)
     asked = max((int(size) for size in _REQUESTED.findall(everything)), default=0)
-    if workspace_mb and asked > workspace_mb << 20:  # TensorRT says "out of memory" of its workspace too
+    if workspace_mb and asked:  # TensorRT for RTX says "out of memory" of its workspace too, with what did not fit
         return BuildError(
-            f"{backend} could not build the engine within a workspace of {workspace_mb} MiB: a layer asks for "
-            f"{asked / (1 << 20):.1f} MiB",
+            f"{backend} could not build the engine within a workspace of {workspace_mb} MiB: it had no room "
+            f"for {asked / (1 << 20):.1f} MiB more",
             remedy="allow a larger workspace, or build a smaller input size",
         )
     if _GPU_FULL.search(everything):

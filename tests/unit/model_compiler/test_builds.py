@@ -152,7 +152,7 @@ FAILURES = {
     ),
     "a workspace that is too small, as RTX says it": (
         ["Error Code 2: OutOfMemory (Requested size was 10485760 bytes.)"],
-        "within a workspace of 8 MiB: a layer asks for 10.0 MiB",
+        "within a workspace of 8 MiB: it had no room for 10.0 MiB more",
     ),
     "a GPU that is full": (["Error Code 1: Cuda Runtime (out of memory)"], "found no room on the GPU"),
     "nothing at all": ([], "could not build the engine (it gave no reason)"),
