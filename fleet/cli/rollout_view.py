@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fleet.cli.output import colour
 from fleet.cli.times import clock, left, moment
+from fleet.waves import wave_number, wave_of
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -108,7 +109,7 @@ def line(rollout: Rollout) -> str:
     """Where it stands in a line without figures that change all the time, for what is no terminal."""
     parts = [f"{rollout['id']} {rollout['state']}: {counts(rollout)}"]
     if rollout["waves"] > 1 and rollout["wave"] >= 0:
-        parts.append(f"wave {rollout['wave'] + 1} of {rollout['waves']}")
+        parts.append(f"wave {wave_of(rollout)}")
     if rollout.get("decision"):
         parts.append(verdict_words(rollout["decision"]))
     if rollout["state"] in ("HELD", "PAUSED", "ROLLING_BACK", *UNSUCCESSFUL) and rollout["reason"]:
@@ -186,7 +187,9 @@ def _waves(rollout: Rollout, at: datetime) -> RenderableType:
     for index, spec in enumerate(specs):
         if index:
             row.append("   ")
-        name = share_words(spec["share"]) or f"wave {index + 1}"
+        name = share_words(spec["share"]) or f"wave {wave_number(rollout, index)}"
+        if proves := spec.get("proves"):
+            name = f"{', '.join(proves)} on {', '.join(sorted(set(proves.values())))}"
         if index < now or state == "SUCCEEDED":
             row.append(f"✓ {name}", "green")
         elif index > now:
@@ -210,7 +213,7 @@ def _settled(rollout: Rollout) -> RenderableType:
     width = 12
     filled = width * done // len(devices) if devices else 0
     staged = 0 < len(mine) < len(devices) and rollout["state"] not in ENDED
-    where = f" (up to wave {wave + 1}: {here} of {len(mine)})" if staged else ""
+    where = f" (up to wave {wave_number(rollout, wave)}: {here} of {len(mine)})" if staged else ""
     return Text.assemble(
         ("█" * filled, "green"), ("░" * (width - filled), "dim"),
         f" {done} of {len(devices)} settled{where}; {counts(rollout)}",
@@ -311,7 +314,7 @@ def device_table(rollout: Rollout, *, room: int | None = None, width: int = 240)
         drawn.add_row(
             device["device_name"] or device["device_id"],
             cohort.lower() if cohort in ("CANARY", "CONTROL") else "–",
-            str(device["wave"] + 1),
+            str(wave_number(rollout, device["wave"])),
             Text(device["state"], colour(device["state"])),
             Text(online, colour(online)),
             device["baseline_release_id"] or "none",

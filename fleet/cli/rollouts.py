@@ -26,6 +26,7 @@ from fleet.cli.output import (
 )
 from fleet.cli.rollout_view import UNSUCCESSFUL, counts, drawn, share_words
 from fleet.cli.times import now
+from fleet.waves import wave_count, wave_number, wave_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -90,7 +91,7 @@ def create(
     with connected(plane, token_file) as there:
         rollout = plain(there.call(there.rollouts.CreateRollout, request).rollout)
         count = len(rollout["devices"])
-        waves = f" in {rollout['waves']} waves" if rollout["waves"] > 1 else ""
+        waves = f" in {wave_count(rollout)} waves" if wave_count(rollout) > 1 else ""
         say(
             f"rollout {rollout['id']} moves {count} device{'' if count == 1 else 's'} to {rollout['release_id']}{waves}"
         )
@@ -141,7 +142,7 @@ def list_rollouts(
             "STATE": lambda r: r["state"],
             "RELEASE": lambda r: r["release_id"],
             "SELECTOR": lambda r: r["selector"] or "all",
-            "WAVE": lambda r: f"{max(0, r['wave'] + 1)} of {r['waves']}" if r["waves"] else "",
+            "WAVE": wave_of,
             "DEVICES": counts,
             "MADE (UTC)": lambda r: short_time(r["create_time"]),
             "REASON": lambda r: r["reason"],
@@ -288,11 +289,20 @@ def decisions(
         request = rollouts_service_pb2.ListDecisionsRequest(rollout_id=rollout, page_size=min(limit, 100))
         every = (d for page in pages(there, there.rollouts.ListDecisions, request) for d in page.decisions)
         found = [plain(decision) for decision in islice(every, limit)]
+        asked = rollouts_service_pb2.GetRolloutRequest(rollout_id=rollout)
+        whole = plain(there.call(there.rollouts.GetRollout, asked).rollout)
     if output is Format.JSON or not found:
         show_list(output, found, {})
         return
     rows = [
-        (d["id"], short_time(d["time"]), d["wave"] + 1, d["verdict"], d["action"], "\n".join(d["reasons"]))
+        (
+            d["id"],
+            short_time(d["time"]),
+            wave_number(whole, d["wave"]),
+            d["verdict"],
+            d["action"],
+            "\n".join(d["reasons"]),
+        )
         for d in found
     ]
     paper = console()

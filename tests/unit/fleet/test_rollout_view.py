@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fleet.cli.rollout_view import WatchView, line, scale, sparkline
 from fleet.cli.times import ago, left
+from fleet.waves import wave_of
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=timezone.utc)
 PASS = {
@@ -67,6 +68,20 @@ def test_it_fits_the_terminal_with_any_number_of_devices(devices: int, width: in
     shown = sum("agent-with-a-name" in each for each in lines)
     assert shown == devices or f"… and {devices - shown} more" in text
     assert shown >= min(devices, 3)
+
+
+def test_a_wave_that_proves_engines_is_wave_0() -> None:
+    shares = [{"share": {"percent": p, "count": None}} for p in (50, 100)]
+    proving = {"share": {"percent": None, "count": 1}, "proves": {"rtx-turing": "agent-2"}}
+    shown = rollout(strategy={"waves": [proving, *shares]}, wave=0, state="PROGRESSING")
+    assert "wave 0 of 2" in line(shown)
+    text = "\n".join(drawn(shown, 120, 40))
+    assert "▶ rtx-turing on agent-2 under way" in text
+    assert "○ 50 %" in text
+    assert "up to wave 0: " in text
+    assert "wave 1 of 2" in line({**shown, "wave": 1})
+    assert wave_of({"waves": 0, "wave": -1}) == ""
+    assert wave_of(rollout()) == "2 of 3"
 
 
 def test_the_columns_of_a_narrow_terminal_are_whole_but_for_the_last() -> None:
