@@ -1,7 +1,8 @@
 """Finished engines on disk, by the key of what went into them.
 
 - An entry is a folder that appears whole (renamed into place) or not at all.
-- An engine's digest is checked on every hit; an entry that does not hold is removed and built again.
+- An engine's digest is checked on a hit, once for each state of its file; an entry that does not hold is removed and
+  built again.
 - The cache is bounded; what was not used for longest goes first.
 
 Example::
@@ -19,6 +20,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,7 @@ class Built:
 
 
 class Cache:
-    """A folder of finished engines. One process writes it.
+    """A folder of finished engines. One process writes it, from any of its threads.
 
     Attributes:
         root: the folder; made where it is missing.
@@ -61,6 +63,8 @@ class Cache:
         self.root = root
         self._entries, self._recipes = root / "entries", root / "recipes"
         self._max_bytes = max_bytes
+        self._writing = threading.Lock()
+        self._digests: dict[Path, tuple[tuple[int, int, int], str]] = {}
         for folder in (self._entries, self._recipes):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -81,7 +85,7 @@ class Cache:
         try:
             entry = json.loads((folder / "entry.json").read_bytes())
             size = (folder / "engine").stat().st_size
-            if digest_file(folder / "engine") != entry["engine_digest"]:
+            if self._digest(folder / "engine") != entry["engine_digest"]:
                 raise ValueError("the engine's digest does not hold")
             built = Built(key, folder / "engine", entry["engine_digest"], size, entry["report"], cached=True)
         except FileNotFoundError:
@@ -104,12 +108,17 @@ class Cache:
             DiskFullError: there is no room.
             OutputError: it cannot be written for another reason.
         """
+        with self._writing:
+            return self._put(key, recipe, engine, report)
+
+    def _put(self, key: str, recipe: str, engine: Path, report: dict[str, Any]) -> Built:
         folder = self._folder(key)
         try:
             staged = Path(tempfile.mkdtemp(dir=self._entries, prefix=".staged-"))
             try:
                 shutil.move(engine, staged / "engine")
                 digest = digest_file(staged / "engine")
+                stat = (staged / "engine").stat()
                 entry = {"engine_digest": digest, "recipe": recipe, "report": report}
                 write_atomic(staged / "entry.json", json.dumps(entry).encode())
                 with (staged / "engine").open("rb") as file:
@@ -117,6 +126,7 @@ class Cache:
                 # Engines differ from build to build: the newer one replaces the older, whole.
                 shutil.rmtree(folder, ignore_errors=True)
                 staged.rename(folder)
+                self._digests[folder / "engine"] = (stat.st_ino, stat.st_size, stat.st_mtime_ns), digest
                 sync_directory(self._entries)
             finally:
                 shutil.rmtree(staged, ignore_errors=True)
@@ -129,6 +139,14 @@ class Cache:
         self._bound(keep=folder)
         size = (folder / "engine").stat().st_size
         return Built(key, folder / "engine", digest, size, report, cached=False, recipe=recipe)
+
+    def _digest(self, path: Path) -> str:
+        stat = path.stat()
+        state = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        known = self._digests.get(path)
+        if known is None or known[0] != state:
+            self._digests[path] = known = (state, digest_file(path))
+        return known[1]
 
     def _bound(self, keep: Path) -> None:
         """Removes what was not used for longest until the rest fits, and recipes that lead nowhere."""

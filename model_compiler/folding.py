@@ -31,10 +31,18 @@ def folded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
                 f"node {node.name!r} draws random numbers ({node.op_type})",
                 remedy="export the model for inference, without noise",
             )
-    import onnxslim  # brings sympy; needed for this alone
+    if not _foldable(model.graph):
+        return model, 0
+    import onnxslim  # brings sympy, which takes half a second to import
 
     slim: onnx.ModelProto = onnxslim.slim(model, skip_optimizations=list(_FUSIONS))
     return slim, len(model.graph.node) - len(slim.graph.node)
+
+
+def _foldable(graph: onnx.GraphProto) -> bool:
+    """Whether any node's result is known now: it reads weights alone, nothing at all, or the shape of something."""
+    known = {tensor.name for tensor in graph.initializer} | {""}
+    return any(node.op_type in ("Shape", "Size") or known.issuperset(node.input) for node in graph.node)
 
 
 def pruned(graph: onnx.GraphProto) -> None:

@@ -19,7 +19,7 @@ import platform
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -162,21 +162,21 @@ def run(
             raise
         report["gate"]["passed"] = True
 
-    with contextlib.ExitStack() as stack:
-        reference = stack.enter_context(loaded(prepared.model, decoder))
-        if runs_here:
-            engine = steps.timed("build", built)
-            report["engine"] = {"digest": digest_bytes(engine), "size_bytes": len(engine)}
-            candidate = _opened(stack, engine, spec, decoder)
+    if runs_here:
+        engine = steps.timed("build", built)
+        report["engine"] = {"digest": digest_bytes(engine), "size_bytes": len(engine)}  # also of one that is refused
+        with loaded(prepared.model, decoder) as reference, _opened(engine, spec, decoder) as candidate:
             judged(candidate, reference)
             speed = steps.timed("time", lambda: timing.timed(candidate, reference))
-            log(f"time: {speed.ms:.1f} ms, the fp32 model {speed.reference_ms:.1f} ms")
-            report["speed"] = speed.to_json()
-        else:
-            with loaded(converted.model, decoder) as candidate:
-                judged(candidate, reference)
-            engine = steps.timed("build", built)
-            report["engine"] = {"digest": digest_bytes(engine), "size_bytes": len(engine)}
+        log(f"time: {speed.ms:.1f} ms, the fp32 model {speed.reference_ms:.1f} ms")
+        report["speed"] = speed.to_json()
+    else:
+        with contextlib.ExitStack() as stack:
+            reference = stack.enter_context(loaded(prepared.model, decoder))
+            same = converted.model == prepared.model
+            judged(reference if same else stack.enter_context(loaded(converted.model, decoder)), reference)
+        engine = steps.timed("build", built)
+        report["engine"] = {"digest": digest_bytes(engine), "size_bytes": len(engine)}
     return Result(key, engine, steps.ended(report))
 
 
@@ -193,6 +193,7 @@ class _Steps:
             begin += weights[name]
         self._progress, self._canceled = progress, canceled
         self._seconds: dict[str, float] = {}
+        self._shown = 0.0
 
     def timed(self, name: str, work: Callable[[], T]) -> T:
         """Does a phase's work.
@@ -227,7 +228,8 @@ class _Steps:
 
     def _say(self, name: str, fraction: float) -> None:
         begin, share = self._shares[name]
-        self._progress(name, begin + share * min(fraction, 1.0))
+        self._shown = max(self._shown, begin + share * min(fraction, 1.0))  # sums of fractions round
+        self._progress(name, min(self._shown, 1.0))
 
 
 def _built(
@@ -275,13 +277,17 @@ def _converted(
     return Converted(found.model, (found.sentence(),), found.to_json())
 
 
-def _opened(stack: contextlib.ExitStack, engine: bytes, spec: BuildSpec, decoder: DecoderSpec) -> Engine:
+@contextlib.contextmanager
+def _opened(engine: bytes, spec: BuildSpec, decoder: DecoderSpec) -> Iterator[Engine]:
     """An engine as the agent runs it, on one thread."""
-    path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="maskfleet-"))) / "engine"
-    path.write_bytes(engine)
-    opened = loading.load(spec.target, path, decoder=decoder, threads=1)
-    stack.callback(opened.close)
-    return opened
+    with tempfile.TemporaryDirectory(prefix="maskfleet-") as folder:
+        path = Path(folder) / "engine"
+        path.write_bytes(engine)
+        opened = loading.load(spec.target, path, decoder=decoder, threads=1)
+        try:
+            yield opened
+        finally:
+            opened.close()
 
 
 def _compared(spec: BuildSpec, decoder: DecoderSpec, reference: Engine, candidate: Engine) -> verify.Figures:

@@ -60,7 +60,7 @@ GUARDS = {
 STRANGERS: dict[str, set[str]] = {
     BUILDS: {
         "importlib", "re", "recorder", "self", "codes", "texts", "_phases", "_done", "replace", "parts", "layers",
-        "said", "everything", "desc", "name", "int", "_GPU_FULL",
+        "said", "everything", "desc", "name", "int", "_GPU_FULL", "_REQUESTED",
     },
     ENGINE: {
         "np", "importlib", "threading", "contextlib", "math", "cuda", "CudaGraph", "path", "kept", "blob", "opened",

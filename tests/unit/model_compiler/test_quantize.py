@@ -143,7 +143,6 @@ def test_an_rtx_engine_of_eight_bits_is_built_from_symmetric_ones(detector_path:
     plan = tensorrt.build(
         found.model,
         backend="tensorrt-rtx",
-        calibration=calibration.OWN,
         sms=("SM75",),
         progress=lambda _done: None,
         canceled=lambda: False,

@@ -203,7 +203,9 @@ def test_ranges_are_learnt_from_the_set_that_is_asked_for(detector_path: Callabl
         cv2.imwrite(str(folder / f"{i}.png"), (frame.image * 0.6).astype("uint8"))
     path, cache = detector_path("yunet"), Cache(tmp_path / "cache")
     chosen = named("night/1", tmp_path / "sets")
-    spec = BuildSpec(digest_file(path), "yunet", "ort-cpu", "int8", calibration="night/1")
+    # Ranges of the night alone are too small for the day: that is for the gate to say, and not what is asked here.
+    margins = Margins(0.0, 100.0, 0.0, 100.0, 0.5, 0.0)
+    spec = BuildSpec(digest_file(path), "yunet", "ort-cpu", "int8", calibration="night/1", margins=margins)
 
     def run(name: str) -> Built:
         (tmp_path / name).mkdir()
