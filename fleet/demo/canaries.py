@@ -4,7 +4,8 @@
 2. A damaged model compiles; the canary refuses it by its golden self-test.
 3. A model with four times the pixels serves on the canary, takes too long there, and is rolled back by itself.
 
-What is compiled for them is compiled in the background while the streams run.
+What is compiled for them is compiled before the streams run: two cores are not enough for both at once, and a stream
+that is late would be judged for that.
 """
 
 from __future__ import annotations
@@ -104,6 +105,17 @@ def preparing(
         pool.shutdown(cancel_futures=True)
 
 
+def compiled(prepared: Prepared, screen: Screen) -> None:
+    """Waits for all releases.
+
+    Raises:
+        FleetError: a command failed.
+    """
+    for name, future in (("int8", prepared.small), (NOISED, prepared.noised), (LARGE, prepared.large)):
+        release = future.result()
+        screen.done(f"{name}: {release['id']} is {release['state']}")
+
+
 def tell(operator: Operator, prepared: Prepared, streams: Streams, file: Path) -> dict[str, Any]:
     """Runs the three rollouts; which release and rollout played which part, for the report.
 
@@ -128,10 +140,6 @@ def tell(operator: Operator, prepared: Prepared, streams: Streams, file: Path) -
         write_atomic(file, CANARY.encode())
     except OSError as error:
         raise OutputError(f"{file} cannot be written ({error.strerror})", remedy="choose another --out") from None
-    with screen.step("Meanwhile three releases are compiled: eight bits, a damaged model, four times the pixels"):
-        for name, future in (("int8", prepared.small), (NOISED, prepared.noised), (LARGE, prepared.large)):
-            release = future.result()
-            screen.done(f"{name}: {release['id']} is {release['state']}")
     with screen.step("Release 3 in eight bits, if the gate passes it, goes to one device first, and then to all"):
         small = prepared.small.result()
         if small["state"] == "READY":

@@ -137,11 +137,13 @@ def tell(out: Path, screen: Screen) -> bool:
             ):
                 first = operator.release("centerface", TARGETS, *FP32)
                 second = operator.release("centerface", TARGETS, *FP32, "--style", SECOND_STYLE)
+            prepared = prepare()
             with screen.step("It is rolled out: download, verify, self-test, swap, commit"):
                 operator.roll_out(first["id"])
-            clip.wait()
+            with screen.step("Three more are compiled: eight bits, a damaged model, four times the pixels"):
+                clip.wait()
+                canaries.compiled(prepared, screen)
             streams = stack.enter_context(_streaming(agents, clip.jpegs, screen))
-            prepared = prepare()
             with screen.step("The clip is streamed through all agents; the second release takes over meanwhile"):
                 streams.wait_for(len(clip.jpegs) // 2)
                 operator.roll_out(second["id"])
