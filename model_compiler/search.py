@@ -133,7 +133,7 @@ def choose(candidates: Sequence[Candidate], *, asked: str = AUTO) -> tuple[Candi
     if not timed:
         text = f"{passed[0].precision} is the first of {', '.join(UNTIMED)} that passed the gate"
         return passed[0], f"{text}, none can be timed on this builder{out}"
-    listed = ", ".join(f"{one.precision} {one.ms:.1f} ms ({one.ratio:.2f})" for one in timed)
+    listed = ", ".join(f"{one.precision} {one.ms:.1f} ms ({one.ratio:.2f} of the fp32 model's time)" for one in timed)
     least = timed[0].ratio or 0.0
     winner = next(one for one in passed if one.ratio is not None and one.ratio <= least * (1 + NOISE))
     text = f"{winner.precision} is the fastest of {len(timed)} that passed the gate"

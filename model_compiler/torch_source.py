@@ -60,7 +60,7 @@ def exported(path: Path, output: Path) -> Path:
         import torch.onnx
     except ImportError:
         raise UnsupportedError(
-            f"{path.name} is a PyTorch model, and torch is not installed here",
+            "the file is a PyTorch model, and torch is not installed here",
             remedy="install maskfleet[torch] on this machine, or export the model to ONNX where it was trained",
         ) from None
     try:
@@ -74,7 +74,7 @@ def exported(path: Path, output: Path) -> Path:
     except Exception as error:  # noqa: BLE001  # the exporter raises anything
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise BadModelError(
-            f"{path.name} cannot be exported to ONNX ({type(error).__name__}: {(lines or [''])[0][:300]})",
+            f"the model cannot be exported to ONNX ({type(error).__name__}: {(lines or [''])[0][:300]})",
             remedy="export it to ONNX where it was trained, and add that file",
         ) from None
     return output
@@ -82,7 +82,7 @@ def exported(path: Path, output: Path) -> Path:
 
 def _check(path: Path) -> None:
     """Whether it is an archive of an exported program without pickles, from its table of contents alone."""
-    pickled = f"{path.name} is a pickled PyTorch model; pickles can hold any program and are not opened here"
+    pickled = "the file is a pickled PyTorch model; pickles can hold any program and are not opened here"
     if not zipfile.is_zipfile(path):
         raise BadModelError(pickled, remedy=f"save it as {_HOW}")
     try:
@@ -96,9 +96,9 @@ def _check(path: Path) -> None:
                     text = archive.read(name).replace(b" ", b"")
                     objects += [name] if b'"use_pickle":true' in text else []
     except (zipfile.BadZipFile, OSError) as error:
-        raise BadModelError(f"{path.name} is a damaged archive ({error})", remedy="copy it again") from None
+        raise BadModelError(f"the file is a damaged archive ({error})", remedy="copy it again") from None
     if objects:
         raise BadModelError(
-            f"{path.name} holds pickled objects ({objects[0]}), which are not opened here",
+            f"the file holds pickled objects ({objects[0]}), which are not opened here",
             remedy="export a model of plain tensors, or export it to ONNX where it was trained",
         )
